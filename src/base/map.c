@@ -1,0 +1,103 @@
+#define _GNU_SOURCE
+#include "base/map.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+
+static const unsigned char empty_file[1];
+
+static leank_status open_regular(const char *path, int *fd, size_t *n_bytes, leank_error *err) {
+  leank_status status = LEANK_OK;
+  struct stat st;
+  *fd = open(path, O_RDONLY | O_CLOEXEC);
+  LK_FAIL_IF(*fd < 0, err, LEANK_E_IO, -1, "%s: %s", path, strerror(errno));
+  LK_FAIL_IF(fstat(*fd, &st) != 0, err, LEANK_E_IO, -1, "%s: %s", path, strerror(errno));
+  LK_FAIL_IF(S_ISDIR(st.st_mode), err, LEANK_E_IO, -1, "%s: is a folder", path);
+  LK_FAIL_IF(!S_ISREG(st.st_mode), err, LEANK_E_IO, -1, "%s: is not a regular file", path);
+  *n_bytes = (size_t)st.st_size;
+cleanup:
+  if (status != LEANK_OK && *fd >= 0) close(*fd);
+  return status;
+}
+
+leank_status lk_map_open(const char *path, lk_map *out, leank_error *err) {
+  int fd;
+  size_t n_bytes;
+  leank_status status = open_regular(path, &fd, &n_bytes, err);
+  if (status != LEANK_OK) return status;
+  if (n_bytes == 0) {
+    *out = (lk_map){empty_file, 0};
+  } else {
+    void *p = mmap(NULL, n_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (p == MAP_FAILED)
+      status = lk_fail(err, LEANK_E_IO, -1, "%s: cannot map: %s", path, strerror(errno));
+    else
+      *out = (lk_map){p, n_bytes};
+  }
+  close(fd);
+  return status;
+}
+
+void lk_map_close(lk_map *map) {
+  if (map->n_bytes > 0) munmap((void *)map->data, map->n_bytes);
+  *map = (lk_map){0};
+}
+
+leank_status lk_file_read(const char *path, size_t max_bytes, char **out, size_t *n_out,
+                          leank_error *err) {
+  lk_map map = {0};
+  leank_status status = LEANK_OK;
+  LK_TRY(lk_map_open(path, &map, err));
+  LK_FAIL_IF(map.n_bytes > max_bytes, err, LEANK_E_FORMAT, -1,
+             "%s: %zu bytes, more than the %zu allowed here", path, map.n_bytes, max_bytes);
+  char *text = lk_strndup((const char *)map.data, map.n_bytes);
+  LK_FAIL_IF(!text, err, LEANK_E_MEMORY, -1, "%s: out of memory", path);
+  *out = text;
+  *n_out = map.n_bytes;
+cleanup:
+  lk_map_close(&map);
+  return status;
+}
+
+static bool write_all(int fd, const char *data, size_t n_bytes) {
+  while (n_bytes > 0) {
+    ssize_t n = write(fd, data, n_bytes);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    data += n;
+    n_bytes -= (size_t)n;
+  }
+  return true;
+}
+
+leank_status lk_file_write_atomic(const char *path, const void *data, size_t n_bytes,
+                                  leank_error *err) {
+  leank_status status = LEANK_OK;
+  int fd = -1;
+  size_t n = strlen(path) + 16;
+  char *tmp = lk_alloc(LK_MEM_OTHER, n, 1);
+  LK_FAIL_IF(!tmp, err, LEANK_E_MEMORY, -1, "%s: out of memory", path);
+  snprintf(tmp, n, "%s.tmp-XXXXXX", path);
+  fd = mkstemp(tmp);
+  LK_FAIL_IF(fd < 0, err, LEANK_E_IO, -1, "%s: cannot create: %s", path, strerror(errno));
+  mode_t mask = umask(0);
+  umask(mask);
+  if (!write_all(fd, data, n_bytes) || fchmod(fd, 0666 & ~mask) != 0 || fsync(fd) != 0)
+    status = lk_fail(err, LEANK_E_IO, -1, "%s: cannot write: %s", path, strerror(errno));
+  if (close(fd) != 0 && status == LEANK_OK)
+    status = lk_fail(err, LEANK_E_IO, -1, "%s: cannot write: %s", path, strerror(errno));
+  if (status == LEANK_OK && rename(tmp, path) != 0)
+    status = lk_fail(err, LEANK_E_IO, -1, "%s: cannot rename: %s", path, strerror(errno));
+  if (status != LEANK_OK) unlink(tmp);
+cleanup:
+  lk_free(tmp);
+  return status;
+}
