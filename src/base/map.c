@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "base/map.h"
 
 #include <errno.h>
@@ -29,8 +28,8 @@ cleanup:
 }
 
 leank_status lk_map_open(const char *path, lk_map *out, leank_error *err) {
-  int fd;
-  size_t n_bytes;
+  int fd = -1;
+  size_t n_bytes = 0;
   leank_status status = open_regular(path, &fd, &n_bytes, err);
   if (status != LEANK_OK) return status;
   if (n_bytes == 0) {
