@@ -1,0 +1,18 @@
+/* The functions behind lk_page_variants, one set per type and instruction set. */
+#ifndef LK_KERNELS_PAGE_KERNELS_H
+#define LK_KERNELS_PAGE_KERNELS_H
+
+#include "kernels/page/page.h"
+
+#define LK_PAGE_DECLARE(suffix)                                                                    \
+  void lk_page_append_##suffix(void *k_segment, void *v_segment, size_t head_dim, size_t key,      \
+                               const float *k, const float *v);                                    \
+  void lk_page_pack_##suffix(const void *k_wide, size_t head_dim, const uint16_t *channels,        \
+                             size_t n_kept, size_t n_padded, void *k_lean);                        \
+  void lk_page_sum_##suffix(const void *k_wide, const void *v_wide, size_t head_dim, float *k_sum, \
+                            float *v_sum)
+
+LK_PAGE_DECLARE(bf16_c);
+LK_PAGE_DECLARE(f32_c);
+
+#endif
