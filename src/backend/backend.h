@@ -1,0 +1,157 @@
+/* A backend: the table of device operations that the layer forward and the cache are written
+ * against, and the views of pages that they hand to it.
+ *
+ * Shape letters, used at every buffer: N rows, L layers, Hq query heads, Hk kv heads, G = Hq/Hk,
+ * D head dim, Dk kept channels of a head, P tokens of a page, T tokens of a sequence, V vocabulary.
+ * Buffers come from `alloc` and may live on a device: callers do not look inside. */
+#ifndef LK_BACKEND_BACKEND_H
+#define LK_BACKEND_BACKEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <leank/session.h>
+
+#include "base/alloc.h"
+#include "base/dtype.h"
+#include "base/error.h"
+#include "mask/mask.h"
+
+/* wide: full K and V of every head. lean: kept channels of K, and V, of heads that keep any.
+ * stage: one layer's full K and V of the prompt being read, in the order of a wide page. */
+typedef enum lk_page_kind {
+  LK_PAGE_WIDE = 0,
+  LK_PAGE_LEAN,
+  LK_PAGE_STAGE,
+  LK_N_PAGE_KINDS
+} lk_page_kind;
+
+typedef struct lk_page_entry {
+  uint32_t page; /* number in the arena of its kind */
+  uint32_t kind; /* lk_page_kind */
+} lk_page_entry;
+
+/* Attention sizes of a model and what stands in for what is not stored. */
+typedef struct lk_attn_shape {
+  size_t n_heads, n_kv_heads, head_dim; /* Hq, Hk, D */
+  bool mean_for_empty;  /* policy mean: heads with Dk = 0 see the mean key and the sum of values */
+  bool mean_for_pruned; /* mean compensation: heads with Dk > 0 */
+} lk_attn_shape;
+
+/* One layer's pages. Page i of kind k lies at arena[k] + i * page_bytes[k]. */
+typedef struct lk_layer_view {
+  unsigned char *arena[LK_N_PAGE_KINDS];
+  size_t page_bytes[LK_N_PAGE_KINDS];
+  const lk_head_map *heads;  /* [Hk] */
+  const size_t *lean_offset; /* [Hk] where a head's segment begins in a lean page */
+} lk_layer_view;
+
+static inline unsigned char *lk_view_page(const lk_layer_view *view, lk_page_entry e) {
+  return view->arena[e.kind] + (size_t)e.page * view->page_bytes[e.kind];
+}
+
+/* Where one row's K and V go. */
+typedef struct lk_slot {
+  lk_page_entry page; /* wide or stage */
+  uint32_t key;       /* 0 .. P - 1 */
+} lk_slot;
+
+/* Query rows that share a page table. */
+typedef struct lk_attend_group {
+  size_t first_row, n_rows;   /* rows of q and out */
+  int64_t first_pos;          /* position of first_row; rows are consecutive; keys <= it are seen */
+  const lk_page_entry *table; /* [last position / P + 1] */
+  size_t n_middle;            /* tokens in the lean pages of the table */
+  const float *mean;          /* [Hk][2][D] sums of keys and of values over those tokens, or NULL */
+} lk_attend_group;
+
+/* How many rows a product is for: few (own kernels; bits independent of the other rows) or many
+ * (library GEMM in tiles of fixed size; bits independent of chunk and threads). */
+typedef enum lk_linear_kind { LK_LINEAR_FEW, LK_LINEAR_MANY } lk_linear_kind;
+
+typedef struct lk_backend lk_backend;
+
+typedef struct lk_backend_ops {
+  const char *name;       /* "cpu" */
+  size_t channel_granule; /* kept channels are padded to a multiple of this */
+  size_t row_tile;        /* chunks of rows are multiples of this */
+  void (*close)(lk_backend *be);
+  const char *(*kernels)(const lk_backend *be); /* "op: variant" lines */
+  size_t (*n_threads)(const lk_backend *be);
+
+  void *(*alloc)(lk_backend *be, lk_mem_category category, size_t n_bytes);
+  void (*free)(lk_backend *be, void *p);
+  /* Makes room for `many` products of up to n_rows rows and n_cols columns; 0 rows gives it back.
+   */
+  leank_status (*reserve_rows)(lk_backend *be, size_t n_rows, size_t n_cols, leank_error *err);
+
+  /* x[N][n_cols] = rows `tokens` of the embedding. */
+  void (*embed)(lk_backend *be, const lk_tensor *embed, const leank_token *tokens, size_t n_rows,
+                float *x);
+  /* y[N][n] = RMSNorm of the rows of x[N][n]. */
+  void (*rms_norm)(lk_backend *be, const float *x, size_t n_rows, size_t n, const lk_tensor *w,
+                   float eps, float *y);
+  /* y[N][w.n_rows] = x[N][w.n_cols] w^T (+ bias), or y += that where add. bias: [w.n_rows] or data
+   * NULL. */
+  leank_status (*linear)(lk_backend *be, lk_linear_kind kind, const lk_tensor *w,
+                         const lk_tensor *bias, const float *x, size_t n_rows, bool add, float *y,
+                         leank_error *err);
+  /* cos_sin[N][2][D/2] of positions pos[N]. */
+  void (*rope_table)(lk_backend *be, const double *inv_freq, float mscale, size_t head_dim,
+                     const int64_t *pos, size_t n_rows, float *cos_sin);
+  /* Rotates x[N][n_heads][D] in place. */
+  void (*rope)(lk_backend *be, float *x, size_t n_rows, size_t n_heads, size_t head_dim,
+               leank_channel_order order, const float *cos_sin);
+  /* out[n] = silu(gate) * up, elementwise. */
+  void (*swiglu)(lk_backend *be, const float *gate, const float *up, size_t n, float *out);
+
+  /* Writes K[N][Hk][D] and V[N][Hk][D] to slots[N]. */
+  void (*append)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                 const float *k, const float *v, size_t n_rows, const lk_slot *slots);
+  /* Packs from[i] (wide or stage, whole) of view `src` into lean page to[i] of view `dst`. */
+  void (*pack)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *src,
+               const lk_page_entry *from, const lk_layer_view *dst, const lk_page_entry *to,
+               size_t n_pages);
+  /* Copies whole pages of equal size (wide, stage; or lean of equal masks). */
+  void (*copy_pages)(lk_backend *be, const lk_layer_view *src, const lk_page_entry *from,
+                     const lk_layer_view *dst, const lk_page_entry *to, size_t n_pages);
+  /* sums[i + 1][Hk][2][D] = sums[i] + the sums over page i (wide or stage), i < n_pages. */
+  void (*sum_pages)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                    const lk_page_entry *pages, size_t n_pages, float *sums);
+  /* out[N][Hq][D] = attention of q[N][Hq][D] (not scaled) over the groups' pages. few: partials per
+   * fixed chunk of pages, merged in order; at most as many rows as the backend was opened for. */
+  leank_status (*attend)(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,
+                         const lk_layer_view *view, const lk_attend_group *groups, size_t n_groups,
+                         const float *q, float *out, leank_error *err);
+  /* Adds to sum_abs[Hk][D] (may be NULL) and sum_sq[Hk][D] over x[N][Hk][n_per][D], channels given
+   * in `order`, sums in half order. */
+  void (*head_stats)(lk_backend *be, const float *x, size_t n_rows, size_t n_kv_heads, size_t n_per,
+                     size_t head_dim, leank_channel_order order, double *sum_abs, double *sum_sq);
+  /* Copies between a buffer and the caller's memory, and inside buffers. */
+  void (*download)(lk_backend *be, void *to, const void *from, size_t n_bytes);
+  void (*copy)(lk_backend *be, void *to, const void *from, size_t n_bytes);
+} lk_backend_ops;
+
+struct lk_backend {
+  const lk_backend_ops *ops;
+};
+
+typedef struct lk_backend_options {
+  leank_kv_type kv_type;
+  size_t n_threads;    /* >= 1 */
+  leank_cpu_level cpu; /* cap */
+  size_t max_few_rows; /* most rows of a `few` attend (sequences) */
+  size_t max_pages;    /* most pages of a table */
+  lk_attn_shape shape;
+} lk_backend_options;
+
+leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend **out,
+                                 leank_error *err);
+
+/* Bytes of the segments in a page: K of n channels and V, for P tokens of one head. */
+size_t lk_segment_k_bytes(leank_kv_type type, size_t n_channels);
+size_t lk_segment_v_bytes(leank_kv_type type, size_t head_dim);
+/* Scratch of a CPU backend with these options (partials and per-thread buffers), in bytes. */
+size_t lk_backend_cpu_scratch_bytes(const lk_backend_options *options);
+
+#endif

@@ -1,0 +1,276 @@
+/* The CPU backend: the table, products, row operations. */
+#include "backend/cpu.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/parallel.h"
+#include "cpu/cpu_features.h"
+
+size_t lk_segment_k_bytes(leank_kv_type type, size_t n_channels) {
+  return LK_PAGE_TOKENS * n_channels * lk_kv_bytes(type);
+}
+size_t lk_segment_v_bytes(leank_kv_type type, size_t head_dim) {
+  return LK_PAGE_TOKENS * head_dim * lk_kv_bytes(type);
+}
+
+static void cpu_close(lk_backend *be) {
+  lk_cpu_backend *cpu = lk_cpu(be);
+  if (!cpu) return;
+  lk_cpu_attention_close(cpu);
+  lk_gemm_close(&cpu->gemm);
+  lk_free(cpu->kernel_names);
+  lk_free(cpu);
+}
+
+static const char *cpu_kernels(const lk_backend *be) {
+  return ((const lk_cpu_backend *)be)->kernel_names;
+}
+static size_t cpu_n_threads(const lk_backend *be) {
+  return ((const lk_cpu_backend *)be)->options.n_threads;
+}
+
+static void *cpu_alloc(lk_backend *be, lk_mem_category category, size_t n_bytes) {
+  (void)be;
+  return lk_alloc(category, n_bytes, 1);
+}
+static void cpu_free(lk_backend *be, void *p) {
+  (void)be;
+  lk_free(p);
+}
+static leank_status cpu_reserve_rows(lk_backend *be, size_t n_rows, size_t n_cols,
+                                     leank_error *err) {
+  return lk_gemm_reserve(lk_cpu(be)->gemm, n_rows, n_cols, err);
+}
+
+static void cpu_embed(lk_backend *be, const lk_tensor *embed, const leank_token *tokens,
+                      size_t n_rows, float *x) {
+  const lk_dequant_variant *dq = lk_cpu(be)->dequant[embed->type];
+  for (size_t r = 0; r < n_rows; r++)
+    dq->to_f32(lk_tensor_row(embed, (size_t)tokens[r]), embed->n_cols, x + r * embed->n_cols);
+}
+
+/* ---- row operations: one item is a block of rows ---- */
+
+enum { ROWS_PER_ITEM = 16 };
+
+typedef struct rows_job {
+  const lk_rows_variant *rows;
+  const float *x, *w;
+  float *y;
+  size_t n_rows, n, n_heads;
+  float eps;
+  leank_channel_order order;
+  const double *inv_freq;
+  const int64_t *pos;
+  float mscale;
+} rows_job;
+
+static size_t n_row_items(size_t n_rows) { return (n_rows + ROWS_PER_ITEM - 1) / ROWS_PER_ITEM; }
+static size_t item_end(const rows_job *job, size_t item) {
+  size_t end = (item + 1) * ROWS_PER_ITEM;
+  return end < job->n_rows ? end : job->n_rows;
+}
+/* A handful of rows is not worth waking threads for. */
+static size_t threads_for(const lk_cpu_backend *cpu, size_t n_rows) {
+  return n_rows < 2 * ROWS_PER_ITEM ? 1 : cpu->options.n_threads;
+}
+
+static void norm_item(void *ctx, size_t item, size_t thread) {
+  (void)thread;
+  rows_job *job = ctx;
+  for (size_t r = item * ROWS_PER_ITEM; r < item_end(job, item); r++)
+    job->rows->rms_norm(job->x + r * job->n, job->w, job->n, job->eps, job->y + r * job->n);
+}
+
+static void cpu_rms_norm(lk_backend *be, const float *x, size_t n_rows, size_t n,
+                         const lk_tensor *w, float eps, float *y) {
+  rows_job job = {
+      .rows = lk_cpu(be)->rows, .x = x, .w = w->data, .y = y, .n_rows = n_rows, .n = n, .eps = eps};
+  lk_parallel_for(threads_for(lk_cpu(be), n_rows), n_row_items(n_rows), norm_item, &job);
+}
+
+static void table_item(void *ctx, size_t item, size_t thread) {
+  (void)thread;
+  rows_job *job = ctx;
+  const size_t half = job->n / 2;
+  for (size_t r = item * ROWS_PER_ITEM; r < item_end(job, item); r++) {
+    float *cos_row = job->y + r * job->n, *sin_row = cos_row + half;
+    for (size_t i = 0; i < half; i++) {
+      const double angle = (double)job->pos[r] * job->inv_freq[i];
+      cos_row[i] = (float)cos(angle) * job->mscale;
+      sin_row[i] = (float)sin(angle) * job->mscale;
+    }
+  }
+}
+
+static void cpu_rope_table(lk_backend *be, const double *inv_freq, float mscale, size_t head_dim,
+                           const int64_t *pos, size_t n_rows, float *cos_sin) {
+  rows_job job = {.y = cos_sin,
+                  .n_rows = n_rows,
+                  .n = head_dim,
+                  .inv_freq = inv_freq,
+                  .pos = pos,
+                  .mscale = mscale};
+  lk_parallel_for(threads_for(lk_cpu(be), n_rows), n_row_items(n_rows), table_item, &job);
+}
+
+static void rope_item(void *ctx, size_t item, size_t thread) {
+  (void)thread;
+  rows_job *job = ctx;
+  for (size_t r = item * ROWS_PER_ITEM; r < item_end(job, item); r++)
+    for (size_t h = 0; h < job->n_heads; h++)
+      job->rows->rope(job->y + (r * job->n_heads + h) * job->n, job->n, job->order,
+                      job->x + r * job->n, job->x + r * job->n + job->n / 2);
+}
+
+static void cpu_rope(lk_backend *be, float *x, size_t n_rows, size_t n_heads, size_t head_dim,
+                     leank_channel_order order, const float *cos_sin) {
+  rows_job job = {.rows = lk_cpu(be)->rows,
+                  .x = cos_sin,
+                  .y = x,
+                  .n_rows = n_rows,
+                  .n = head_dim,
+                  .n_heads = n_heads,
+                  .order = order};
+  lk_parallel_for(threads_for(lk_cpu(be), n_rows), n_row_items(n_rows), rope_item, &job);
+}
+
+enum { SWIGLU_SPAN = 8192 };
+
+static void swiglu_item(void *ctx, size_t item, size_t thread) {
+  (void)thread;
+  rows_job *job = ctx;
+  const size_t first = item * SWIGLU_SPAN;
+  const size_t n = job->n - first < SWIGLU_SPAN ? job->n - first : SWIGLU_SPAN;
+  job->rows->swiglu(job->x + first, job->w + first, n, job->y + first);
+}
+
+static void cpu_swiglu(lk_backend *be, const float *gate, const float *up, size_t n, float *out) {
+  rows_job job = {.rows = lk_cpu(be)->rows, .x = gate, .w = up, .y = out, .n = n};
+  const size_t n_items = (n + SWIGLU_SPAN - 1) / SWIGLU_SPAN;
+  lk_parallel_for(n_items < 4 ? 1 : lk_cpu(be)->options.n_threads, n_items, swiglu_item, &job);
+}
+
+/* ---- products ---- */
+
+enum { MATVEC_ITEM_OUTPUTS = 64 };
+
+typedef struct matvec_job {
+  lk_matvec_fn fn;
+  const lk_tensor *w;
+  const float *bias, *x;
+  float *y;
+  size_t n_rows;
+  bool add;
+} matvec_job;
+
+static void matvec_block(const matvec_job *job, size_t o, size_t n_out, size_t r, size_t n_rows) {
+  const lk_tensor *w = job->w;
+  float sum[LK_MATVEC_MAX_ROWS * MATVEC_ITEM_OUTPUTS];
+  job->fn(lk_tensor_row(w, o), n_out, w->n_cols, job->x + r * w->n_cols, w->n_cols, n_rows, sum,
+          MATVEC_ITEM_OUTPUTS);
+  for (size_t i = 0; i < n_rows; i++) {
+    float *y = job->y + (r + i) * w->n_rows + o;
+    const float *s = sum + i * MATVEC_ITEM_OUTPUTS;
+    for (size_t c = 0; c < n_out; c++) {
+      const float value = job->bias ? s[c] + job->bias[o + c] : s[c];
+      y[c] = job->add ? y[c] + value : value;
+    }
+  }
+}
+
+static void matvec_item(void *ctx, size_t item, size_t thread) {
+  (void)thread;
+  const matvec_job *job = ctx;
+  const size_t o = item * MATVEC_ITEM_OUTPUTS;
+  size_t n_out = job->w->n_rows - o;
+  if (n_out > MATVEC_ITEM_OUTPUTS) n_out = MATVEC_ITEM_OUTPUTS;
+  for (size_t r = 0; r < job->n_rows; r += LK_MATVEC_MAX_ROWS) {
+    size_t n = job->n_rows - r < LK_MATVEC_MAX_ROWS ? job->n_rows - r : LK_MATVEC_MAX_ROWS;
+    matvec_block(job, o, n_out, r, n);
+  }
+}
+
+static leank_status cpu_linear(lk_backend *be, lk_linear_kind kind, const lk_tensor *w,
+                               const lk_tensor *bias, const float *x, size_t n_rows, bool add,
+                               float *y, leank_error *err) {
+  lk_cpu_backend *cpu = lk_cpu(be);
+  const float *b = bias ? bias->data : NULL;
+  if (kind == LK_LINEAR_MANY) return lk_gemm_run(cpu->gemm, w, b, x, n_rows, add, y, err);
+  matvec_job job = {cpu->matvec[w->type]->fn, w, b, x, y, n_rows, add};
+  const size_t n_items = (w->n_rows + MATVEC_ITEM_OUTPUTS - 1) / MATVEC_ITEM_OUTPUTS;
+  lk_parallel_for(cpu->options.n_threads, n_items, matvec_item, &job);
+  return LEANK_OK;
+}
+
+static void cpu_copy(lk_backend *be, void *to, const void *from, size_t n_bytes) {
+  (void)be;
+  memcpy(to, from, n_bytes);
+}
+
+static const lk_backend_ops cpu_ops = {
+    .name = "cpu",
+    .channel_granule = LK_CHANNEL_GRANULE,
+    .row_tile = LK_GEMM_ROW_TILE,
+    .close = cpu_close,
+    .kernels = cpu_kernels,
+    .n_threads = cpu_n_threads,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .reserve_rows = cpu_reserve_rows,
+    .embed = cpu_embed,
+    .rms_norm = cpu_rms_norm,
+    .linear = cpu_linear,
+    .rope_table = cpu_rope_table,
+    .rope = cpu_rope,
+    .swiglu = cpu_swiglu,
+    .append = lk_cpu_append,
+    .pack = lk_cpu_pack,
+    .copy_pages = lk_cpu_copy_pages,
+    .sum_pages = lk_cpu_sum_pages,
+    .attend = lk_cpu_attend,
+    .head_stats = lk_cpu_head_stats,
+    .download = cpu_copy,
+    .copy = cpu_copy,
+};
+
+static char *join_kernel_names(const lk_cpu_backend *cpu) {
+  const size_t size = 4096;
+  char *names = lk_alloc(LK_MEM_OTHER, size, 1);
+  if (!names) return NULL;
+  int n = snprintf(names, size, "gemm: %s\nattend: %s\npage: %s\nrows: %s\n",
+                   lk_gemm_name(cpu->gemm), cpu->attend->name, cpu->page->name, cpu->rows->name);
+  for (int t = 0; t < LK_N_DTYPES; t++)
+    n += snprintf(names + n, size - (size_t)n, "matvec %s: %s\ndequant %s: %s\n",
+                  lk_dtype_name((lk_dtype)t), cpu->matvec[t]->name, lk_dtype_name((lk_dtype)t),
+                  cpu->dequant[t]->name);
+  return names;
+}
+
+leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend **out,
+                                 leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_cpu_backend *cpu = lk_alloc(LK_MEM_OTHER, 1, sizeof *cpu);
+  LK_FAIL_IF(!cpu, err, LEANK_E_MEMORY, -1, "out of memory");
+  cpu->base.ops = &cpu_ops;
+  cpu->options = *options;
+  cpu->level = lk_cpu_level(options->cpu);
+  for (int t = 0; t < LK_N_DTYPES; t++) {
+    cpu->matvec[t] = lk_matvec_select((lk_dtype)t, cpu->level);
+    cpu->dequant[t] = lk_dequant_select((lk_dtype)t, cpu->level);
+  }
+  cpu->rows = lk_rows_select(cpu->level);
+  cpu->page = lk_page_select(options->kv_type, cpu->level);
+  cpu->attend = lk_attend_select(options->kv_type, cpu->level);
+  LK_TRY(lk_gemm_open(options->kv_type == LEANK_KV_BF16, cpu->level, options->n_threads, &cpu->gemm,
+                      err));
+  LK_TRY(lk_cpu_attention_open(cpu, err));
+  cpu->kernel_names = join_kernel_names(cpu);
+  LK_FAIL_IF(!cpu->kernel_names, err, LEANK_E_MEMORY, -1, "out of memory");
+  *out = &cpu->base;
+cleanup:
+  if (status != LEANK_OK && cpu) cpu_close(&cpu->base);
+  return status;
+}

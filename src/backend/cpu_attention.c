@@ -1,0 +1,328 @@
+/* The CPU backend: attention dealt over threads.
+ *
+ * Few rows (decode): an item is (row, kv head, chunk of LK_CPU_CHUNK_PAGES pages by position); its
+ * partial goes to a place of its own and partials are merged in chunk order, so the bits depend
+ * neither on the batch nor on who computed what. Many rows (prefill): an item is (block of rows, kv
+ * head) and goes through its pages in order. */
+#include <math.h>
+#include <string.h>
+
+#include "backend/cpu.h"
+#include "base/parallel.h"
+
+static size_t group_size(const lk_attn_shape *s) { return s->n_heads / s->n_kv_heads; }
+
+static size_t max_query_rows(const lk_attn_shape *s) {
+  const size_t g = group_size(s);
+  const size_t positions = LK_CPU_ROWS_BLOCK / g ? LK_CPU_ROWS_BLOCK / g : 1;
+  return positions * g;
+}
+static size_t chunk_count(size_t n_pages) {
+  return (n_pages + LK_CPU_CHUNK_PAGES - 1) / LK_CPU_CHUNK_PAGES;
+}
+
+static bool open_worker(lk_cpu_worker *w, const lk_backend_options *o, size_t m) {
+  const size_t d = o->shape.head_dim;
+  w->views = lk_alloc(LK_MEM_SCRATCH, o->max_pages, sizeof *w->views);
+  w->q = lk_alloc(LK_MEM_SCRATCH, m * d, sizeof(float));
+  w->q_lean = lk_alloc(LK_MEM_SCRATCH, m * d, sizeof(float));
+  w->bias = lk_alloc(LK_MEM_SCRATCH, m, sizeof(float));
+  w->pos = lk_alloc(LK_MEM_SCRATCH, m, sizeof *w->pos);
+  w->m = lk_alloc(LK_MEM_SCRATCH, 2 * m, sizeof(float));
+  w->l = lk_alloc(LK_MEM_SCRATCH, 2 * m, sizeof(float));
+  w->o = lk_alloc(LK_MEM_SCRATCH, 2 * m * d, sizeof(float));
+  w->scratch = lk_alloc(LK_MEM_SCRATCH, lk_attend_scratch_bytes(m, d), 1);
+  return w->views && w->q && w->q_lean && w->bias && w->pos && w->m && w->l && w->o && w->scratch;
+}
+
+static size_t worker_bytes(const lk_backend_options *o, size_t m) {
+  const size_t d = o->shape.head_dim;
+  return o->max_pages * sizeof(lk_page_view) + 4 * m * d * sizeof(float) + 5 * m * sizeof(float) +
+         m * sizeof(int64_t) + lk_attend_scratch_bytes(m, d);
+}
+
+/* Partials of one row: [Hk][chunks + 1][G], the last for the mean. */
+static size_t parts_per_row(const lk_backend_options *o) {
+  return o->shape.n_heads * (chunk_count(o->max_pages) + 1);
+}
+
+size_t lk_backend_cpu_scratch_bytes(const lk_backend_options *o) {
+  return o->n_threads * (worker_bytes(o, max_query_rows(&o->shape)) +
+                         LK_GEMM_ROW_TILE * LK_GEMM_COL_TILE * sizeof(float)) +
+         o->max_few_rows * parts_per_row(o) * (o->shape.head_dim + 2) * sizeof(float);
+}
+
+leank_status lk_cpu_attention_open(lk_cpu_backend *cpu, leank_error *err) {
+  leank_status status = LEANK_OK;
+  const lk_backend_options *o = &cpu->options;
+  cpu->max_query_rows = max_query_rows(&o->shape);
+  cpu->max_chunks = chunk_count(o->max_pages);
+  const size_t n_parts = o->max_few_rows * parts_per_row(o);
+  cpu->part_m = lk_alloc(LK_MEM_SCRATCH, n_parts, sizeof(float));
+  cpu->part_l = lk_alloc(LK_MEM_SCRATCH, n_parts, sizeof(float));
+  cpu->part_o = lk_alloc(LK_MEM_SCRATCH, n_parts, o->shape.head_dim * sizeof(float));
+  cpu->workers = lk_alloc(LK_MEM_SCRATCH, o->n_threads, sizeof *cpu->workers);
+  LK_FAIL_IF(!cpu->part_m || !cpu->part_l || !cpu->part_o || !cpu->workers, err, LEANK_E_MEMORY, -1,
+             "out of memory for attention partials");
+  for (size_t i = 0; i < o->n_threads; i++)
+    LK_FAIL_IF(!open_worker(&cpu->workers[i], o, cpu->max_query_rows), err, LEANK_E_MEMORY, -1,
+               "out of memory for attention scratch");
+cleanup:
+  return status;
+}
+
+void lk_cpu_attention_close(lk_cpu_backend *cpu) {
+  for (size_t i = 0; cpu->workers && i < cpu->options.n_threads; i++) {
+    lk_cpu_worker *w = &cpu->workers[i];
+    lk_free(w->views);
+    lk_free(w->q);
+    lk_free(w->q_lean);
+    lk_free(w->bias);
+    lk_free(w->pos);
+    lk_free(w->m);
+    lk_free(w->l);
+    lk_free(w->o);
+    lk_free(w->scratch);
+  }
+  lk_free(cpu->workers);
+  lk_free(cpu->part_m);
+  lk_free(cpu->part_l);
+  lk_free(cpu->part_o);
+}
+
+typedef struct attend_job {
+  lk_cpu_backend *cpu;
+  const lk_attn_shape *shape;
+  const lk_layer_view *view;
+  const lk_attend_group *groups;
+  size_t n_groups;
+  const float *q;
+  float *out;
+  size_t n_chunks;           /* few: chunks of the longest row */
+  size_t positions_per_item; /* many */
+} attend_job;
+
+/* Views of pages [first, end) of a group as kv head h sees them up to last_pos; returns the count.
+ */
+static size_t make_views(const attend_job *job, const lk_attend_group *g, size_t h, size_t first,
+                         size_t end, int64_t last_pos, lk_page_view *views) {
+  const leank_kv_type type = job->cpu->options.kv_type;
+  const size_t d = job->shape->head_dim;
+  const size_t wide_k = lk_segment_k_bytes(type, d);
+  const size_t wide_segment = wide_k + lk_segment_v_bytes(type, d);
+  const lk_head_map *head = &job->view->heads[h];
+  size_t n = 0;
+  for (size_t p = first; p < end; p++) {
+    const lk_page_entry e = g->table[p];
+    const int64_t pos = (int64_t)(p * LK_PAGE_TOKENS), left = last_pos + 1 - pos;
+    if (left <= 0) break;
+    const bool lean = e.kind == LK_PAGE_LEAN;
+    if (lean && head->n_kept == 0) continue;
+    const unsigned char *k =
+        lk_view_page(job->view, e) + (lean ? job->view->lean_offset[h] : h * wide_segment);
+    const unsigned char *v = k + (lean ? lk_segment_k_bytes(type, head->n_padded) : wide_k);
+    const uint32_t n_keys = left < LK_PAGE_TOKENS ? (uint32_t)left : LK_PAGE_TOKENS;
+    views[n++] = (lk_page_view){k, v, pos, n_keys, lean};
+  }
+  return n;
+}
+
+static float dot_mean(const float *q, const float *sum, const uint16_t *channels, size_t n,
+                      float per_token) {
+  float s = 0;
+  for (size_t i = 0; i < n; i++) {
+    const size_t c = channels ? channels[i] : i;
+    s += q[c] * (sum[c] * per_token);
+  }
+  return s;
+}
+
+/* Fills the worker's q (scaled), q_lean, bias and pos for rows [row, row + n) of a group. */
+static void prepare_queries(const attend_job *job, const lk_attend_group *g, size_t h, size_t row,
+                            size_t n, lk_cpu_worker *w) {
+  const lk_attn_shape *s = job->shape;
+  const size_t d = s->head_dim, per = group_size(s);
+  const lk_head_map *head = &job->view->heads[h];
+  const float scale = (float)(1.0 / sqrt((double)d));
+  const bool has_bias = s->mean_for_pruned && g->mean && g->n_middle > 0 && head->n_kept > 0;
+  for (size_t i = 0; i < n * per; i++) {
+    const size_t r = row + i / per;
+    const float *q = job->q + (r * s->n_heads + h * per + i % per) * d;
+    float *to = w->q + i * d, *lean = w->q_lean + i * head->n_padded;
+    for (size_t c = 0; c < d; c++) to[c] = q[c] * scale;
+    for (size_t c = 0; c < head->n_kept; c++) lean[c] = to[head->channels[c]];
+    for (size_t c = head->n_kept; c < head->n_padded; c++) lean[c] = 0;
+    w->pos[i] = g->first_pos + (int64_t)(r - g->first_row);
+    if (has_bias)
+      w->bias[i] = dot_mean(to, g->mean + h * 2 * d, head->dropped, d - head->n_kept,
+                            1.0f / (float)g->n_middle);
+  }
+}
+
+static lk_attend_args make_args(const attend_job *job, const lk_attend_group *g, size_t h,
+                                size_t n_q, size_t n_pages, lk_cpu_worker *w) {
+  const lk_head_map *head = &job->view->heads[h];
+  const bool has_bias =
+      job->shape->mean_for_pruned && g->mean && g->n_middle > 0 && head->n_kept > 0;
+  return (lk_attend_args){.n_q = n_q,
+                          .head_dim = job->shape->head_dim,
+                          .n_lean = head->n_padded,
+                          .q = w->q,
+                          .q_lean = w->q_lean,
+                          .lean_bias = has_bias ? w->bias : NULL,
+                          .q_pos = w->pos,
+                          .pages = w->views,
+                          .n_pages = n_pages,
+                          .scratch = w->scratch};
+}
+
+static bool uses_mean(const attend_job *job, const lk_attend_group *g, size_t h) {
+  return job->shape->mean_for_empty && g->mean && g->n_middle > 0 &&
+         job->view->heads[h].n_kept == 0;
+}
+
+/* The middle of an empty head as one partial: logit s of the mean key, weight n, sum of values. */
+static void mean_partial(const attend_job *job, const lk_attend_group *g, size_t h,
+                         const float *q_scaled, float *m, float *l, float *o) {
+  const size_t d = job->shape->head_dim;
+  const float *sum = g->mean + h * 2 * d;
+  *m = dot_mean(q_scaled, sum, NULL, d, 1.0f / (float)g->n_middle);
+  *l = (float)g->n_middle;
+  memcpy(o, sum + d, d * sizeof(float));
+}
+
+/* ---- few rows ---- */
+
+static size_t part_index(const attend_job *job, size_t row, size_t h, size_t chunk) {
+  const size_t per = group_size(job->shape);
+  return ((row * job->shape->n_kv_heads + h) * (job->cpu->max_chunks + 1) + chunk) * per;
+}
+
+/* Item: (chunk, group, kv head); a group holds one row. */
+static void few_item(void *ctx, size_t item, size_t thread) {
+  const attend_job *job = ctx;
+  lk_cpu_backend *cpu = job->cpu;
+  const size_t n_kv = job->shape->n_kv_heads, per = group_size(job->shape);
+  const size_t h = item % n_kv, gi = item / n_kv % job->n_groups,
+               chunk = item / n_kv / job->n_groups;
+  const lk_attend_group *g = &job->groups[gi];
+  const size_t n_pages = (size_t)g->first_pos / LK_PAGE_TOKENS + 1;
+  const size_t first = chunk * LK_CPU_CHUNK_PAGES;
+  if (first >= n_pages) return;
+  const size_t end = first + LK_CPU_CHUNK_PAGES < n_pages ? first + LK_CPU_CHUNK_PAGES : n_pages;
+  lk_cpu_worker *w = &cpu->workers[thread];
+  const size_t part = part_index(job, gi, h, chunk);
+  const size_t n_views = make_views(job, g, h, first, end, g->first_pos, w->views);
+  if (n_views == 0) {
+    for (size_t i = 0; i < per; i++) cpu->part_m[part + i] = -INFINITY;
+    return;
+  }
+  prepare_queries(job, g, h, g->first_row, 1, w);
+  lk_attend_args args = make_args(job, g, h, per, n_views, w);
+  args.m = cpu->part_m + part;
+  args.l = cpu->part_l + part;
+  args.o = cpu->part_o + part * job->shape->head_dim;
+  cpu->attend->decode(&args);
+}
+
+/* Item: (group, kv head): the mean's partial, then the merge in chunk order. */
+static void few_merge_item(void *ctx, size_t item, size_t thread) {
+  const attend_job *job = ctx;
+  lk_cpu_backend *cpu = job->cpu;
+  const size_t d = job->shape->head_dim, per = group_size(job->shape);
+  const size_t h = item % job->shape->n_kv_heads, gi = item / job->shape->n_kv_heads;
+  const lk_attend_group *g = &job->groups[gi];
+  const size_t n_chunks = chunk_count((size_t)g->first_pos / LK_PAGE_TOKENS + 1);
+  const size_t part = part_index(job, gi, h, 0), mean = part_index(job, gi, h, n_chunks);
+  const bool with_mean = uses_mean(job, g, h);
+  lk_cpu_worker *w = &cpu->workers[thread];
+  if (with_mean) prepare_queries(job, g, h, g->first_row, 1, w);
+  for (size_t i = 0; i < per; i++) {
+    if (with_mean)
+      mean_partial(job, g, h, w->q + i * d, &cpu->part_m[mean + i], &cpu->part_l[mean + i],
+                   cpu->part_o + (mean + i) * d);
+    float *out = job->out + (g->first_row * job->shape->n_heads + h * per + i) * d;
+    lk_attend_merge(n_chunks + with_mean, cpu->part_m + part + i, cpu->part_l + part + i, per,
+                    cpu->part_o + (part + i) * d, per * d, d, out);
+  }
+}
+
+static void attend_few(attend_job *job) {
+  const size_t n_heads = job->n_groups * job->shape->n_kv_heads;
+  for (size_t i = 0; i < job->n_groups; i++) {
+    const size_t n = chunk_count((size_t)job->groups[i].first_pos / LK_PAGE_TOKENS + 1);
+    if (n > job->n_chunks) job->n_chunks = n;
+  }
+  const size_t threads = job->cpu->options.n_threads;
+  lk_parallel_for(threads, job->n_chunks * n_heads, few_item, job);
+  lk_parallel_for(job->n_chunks * n_heads < 16 ? 1 : threads, n_heads, few_merge_item, job);
+}
+
+/* ---- many rows ---- */
+
+/* Item: (block of positions of one group, kv head). */
+static void attend_block(const attend_job *job, const lk_attend_group *g, size_t row, size_t n,
+                         size_t h, lk_cpu_worker *w) {
+  const size_t d = job->shape->head_dim, per = group_size(job->shape);
+  const int64_t last_pos = g->first_pos + (int64_t)(row + n - 1 - g->first_row);
+  const size_t n_pages = (size_t)last_pos / LK_PAGE_TOKENS + 1;
+  const size_t n_views = make_views(job, g, h, 0, n_pages, last_pos, w->views);
+  prepare_queries(job, g, h, row, n, w);
+  lk_attend_args args = make_args(job, g, h, n * per, n_views, w);
+  args.m = w->m;
+  args.l = w->l;
+  args.o = w->o;
+  job->cpu->attend->rows(&args);
+  const bool with_mean = uses_mean(job, g, h);
+  for (size_t i = 0; i < n * per; i++) {
+    float *out = job->out + ((row + i / per) * job->shape->n_heads + h * per + i % per) * d;
+    if (!with_mean) {
+      lk_attend_merge(1, w->m + i, w->l + i, 1, w->o + i * d, d, d, out);
+      continue;
+    }
+    const size_t mean = args.n_q + i;
+    mean_partial(job, g, h, w->q + i * d, w->m + mean, w->l + mean, w->o + mean * d);
+    lk_attend_merge(2, w->m + i, w->l + i, args.n_q, w->o + i * d, args.n_q * d, d, out);
+  }
+}
+
+static size_t blocks_of(const attend_job *job, const lk_attend_group *g) {
+  return (g->n_rows + job->positions_per_item - 1) / job->positions_per_item;
+}
+
+static void many_item(void *ctx, size_t item, size_t thread) {
+  const attend_job *job = ctx;
+  const size_t h = item % job->shape->n_kv_heads;
+  size_t block = item / job->shape->n_kv_heads;
+  const lk_attend_group *g = job->groups;
+  for (; block >= blocks_of(job, g); g++) block -= blocks_of(job, g);
+  const size_t row = g->first_row + block * job->positions_per_item;
+  const size_t left = g->first_row + g->n_rows - row;
+  const size_t n = left < job->positions_per_item ? left : job->positions_per_item;
+  attend_block(job, g, row, n, h, &job->cpu->workers[thread]);
+}
+
+static void attend_many(attend_job *job) {
+  job->positions_per_item = job->cpu->max_query_rows / group_size(job->shape);
+  size_t n_blocks = 0;
+  for (size_t i = 0; i < job->n_groups; i++) n_blocks += blocks_of(job, &job->groups[i]);
+  lk_parallel_for(job->cpu->options.n_threads, n_blocks * job->shape->n_kv_heads, many_item, job);
+}
+
+leank_status lk_cpu_attend(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,
+                           const lk_layer_view *view, const lk_attend_group *groups,
+                           size_t n_groups, const float *q, float *out, leank_error *err) {
+  (void)err;
+  attend_job job = {.cpu = lk_cpu(be),
+                    .shape = shape,
+                    .view = view,
+                    .groups = groups,
+                    .n_groups = n_groups,
+                    .q = q,
+                    .out = out};
+  if (kind == LK_LINEAR_FEW)
+    attend_few(&job);
+  else
+    attend_many(&job);
+  return LEANK_OK;
+}

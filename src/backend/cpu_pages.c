@@ -1,0 +1,147 @@
+/* The CPU backend: tokens into pages, pages into pages. */
+#include <math.h>
+#include <string.h>
+
+#include "backend/cpu.h"
+#include "base/parallel.h"
+
+typedef struct page_job {
+  lk_cpu_backend *cpu;
+  const lk_attn_shape *shape;
+  const lk_layer_view *src, *dst;
+  const lk_page_entry *from, *to;
+  const float *k, *v;
+  const lk_slot *slots;
+  size_t n_rows, n_pages;
+  float *sums;
+} page_job;
+
+static size_t wide_segment_bytes(const lk_cpu_backend *cpu, size_t head_dim) {
+  return lk_segment_k_bytes(cpu->options.kv_type, head_dim) +
+         lk_segment_v_bytes(cpu->options.kv_type, head_dim);
+}
+
+static void append_item(void *ctx, size_t h, size_t thread) {
+  (void)thread;
+  const page_job *job = ctx;
+  const size_t d = job->shape->head_dim, n_heads = job->shape->n_kv_heads;
+  const size_t offset = h * wide_segment_bytes(job->cpu, d);
+  const size_t k_bytes = lk_segment_k_bytes(job->cpu->options.kv_type, d);
+  for (size_t r = 0; r < job->n_rows; r++) {
+    unsigned char *segment = lk_view_page(job->dst, job->slots[r].page) + offset;
+    const size_t at = (r * n_heads + h) * d;
+    job->cpu->page->append(segment, segment + k_bytes, d, job->slots[r].key, job->k + at,
+                           job->v + at);
+  }
+}
+
+void lk_cpu_append(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                   const float *k, const float *v, size_t n_rows, const lk_slot *slots) {
+  page_job job = {.cpu = lk_cpu(be),
+                  .shape = shape,
+                  .dst = view,
+                  .k = k,
+                  .v = v,
+                  .slots = slots,
+                  .n_rows = n_rows};
+  lk_parallel_for(n_rows < 16 ? 1 : job.cpu->options.n_threads, shape->n_kv_heads, append_item,
+                  &job);
+}
+
+/* Item: one page; every head that keeps anything. */
+static void pack_item(void *ctx, size_t i, size_t thread) {
+  (void)thread;
+  const page_job *job = ctx;
+  const leank_kv_type type = job->cpu->options.kv_type;
+  const size_t d = job->shape->head_dim, segment = wide_segment_bytes(job->cpu, d);
+  const size_t v_bytes = lk_segment_v_bytes(type, d);
+  for (size_t h = 0; h < job->shape->n_kv_heads; h++) {
+    const lk_head_map *head = &job->dst->heads[h];
+    if (head->n_kept == 0) continue;
+    const unsigned char *wide = lk_view_page(job->src, job->from[i]) + h * segment;
+    unsigned char *lean = lk_view_page(job->dst, job->to[i]) + job->dst->lean_offset[h];
+    job->cpu->page->pack(wide, d, head->channels, head->n_kept, head->n_padded, lean);
+    memcpy(lean + lk_segment_k_bytes(type, head->n_padded), wide + lk_segment_k_bytes(type, d),
+           v_bytes);
+  }
+}
+
+void lk_cpu_pack(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *src,
+                 const lk_page_entry *from, const lk_layer_view *dst, const lk_page_entry *to,
+                 size_t n_pages) {
+  page_job job = {
+      .cpu = lk_cpu(be), .shape = shape, .src = src, .dst = dst, .from = from, .to = to};
+  lk_parallel_for(job.cpu->options.n_threads, n_pages, pack_item, &job);
+}
+
+static void copy_item(void *ctx, size_t i, size_t thread) {
+  (void)thread;
+  const page_job *job = ctx;
+  memcpy(lk_view_page(job->dst, job->to[i]), lk_view_page(job->src, job->from[i]),
+         job->dst->page_bytes[job->to[i].kind]);
+}
+
+void lk_cpu_copy_pages(lk_backend *be, const lk_layer_view *src, const lk_page_entry *from,
+                       const lk_layer_view *dst, const lk_page_entry *to, size_t n_pages) {
+  page_job job = {.cpu = lk_cpu(be), .src = src, .dst = dst, .from = from, .to = to};
+  lk_parallel_for(job.cpu->options.n_threads, n_pages, copy_item, &job);
+}
+
+/* Item: one head; its pages in order, as the sums are defined. */
+static void sum_item(void *ctx, size_t h, size_t thread) {
+  (void)thread;
+  const page_job *job = ctx;
+  const size_t d = job->shape->head_dim, stride = job->shape->n_kv_heads * 2 * d;
+  const size_t offset = h * wide_segment_bytes(job->cpu, d);
+  const size_t k_bytes = lk_segment_k_bytes(job->cpu->options.kv_type, d);
+  for (size_t i = 0; i < job->n_pages; i++) {
+    const unsigned char *segment = lk_view_page(job->src, job->from[i]) + offset;
+    const float *before = job->sums + i * stride + h * 2 * d;
+    float *after = job->sums + (i + 1) * stride + h * 2 * d;
+    memcpy(after, before, 2 * d * sizeof(float));
+    job->cpu->page->sum(segment, segment + k_bytes, d, after, after + d);
+  }
+}
+
+void lk_cpu_sum_pages(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                      const lk_page_entry *pages, size_t n_pages, float *sums) {
+  page_job job = {.cpu = lk_cpu(be),
+                  .shape = shape,
+                  .src = view,
+                  .from = pages,
+                  .n_pages = n_pages,
+                  .sums = sums};
+  lk_parallel_for(n_pages < 2 ? 1 : job.cpu->options.n_threads, shape->n_kv_heads, sum_item, &job);
+}
+
+typedef struct stats_job {
+  const float *x;
+  size_t n_rows, n_kv_heads, n_per, head_dim;
+  leank_channel_order order;
+  double *sum_abs, *sum_sq;
+} stats_job;
+
+static void stats_item(void *ctx, size_t h, size_t thread) {
+  (void)thread;
+  const stats_job *job = ctx;
+  const size_t d = job->head_dim, n_heads = job->n_kv_heads * job->n_per;
+  for (size_t c = 0; c < d; c++) {
+    const size_t from = lk_channel_from_half(job->order, d, c);
+    double sum_abs = 0, sum_sq = 0;
+    for (size_t r = 0; r < job->n_rows; r++)
+      for (size_t g = 0; g < job->n_per; g++) {
+        const double value = job->x[(r * n_heads + h * job->n_per + g) * d + from];
+        sum_abs += fabs(value);
+        sum_sq += value * value;
+      }
+    if (job->sum_abs) job->sum_abs[h * d + c] += sum_abs;
+    job->sum_sq[h * d + c] += sum_sq;
+  }
+}
+
+void lk_cpu_head_stats(lk_backend *be, const float *x, size_t n_rows, size_t n_kv_heads,
+                       size_t n_per, size_t head_dim, leank_channel_order order, double *sum_abs,
+                       double *sum_sq) {
+  stats_job job = {x, n_rows, n_kv_heads, n_per, head_dim, order, sum_abs, sum_sq};
+  lk_parallel_for(lk_cpu(be)->options.n_threads, n_kv_heads, stats_item, &job);
+}

@@ -1,0 +1,222 @@
+#include "backend/gemm.h"
+
+#include <string.h>
+
+#include "backend/gemm_tiles.h"
+#include "base/alloc.h"
+#include "base/parallel.h"
+#include "cpu/cpu_features.h"
+#include "kernels/dequant/dequant.h"
+#include "kernels/rows/rows.h"
+
+enum { MAX_SHAPES = 32 };
+
+typedef struct shape_entry {
+  size_t n_cols, k;
+  lk_tile_product *product;
+} shape_entry;
+
+typedef struct worker {
+  shape_entry shapes[MAX_SHAPES];
+  size_t n_shapes;
+  unsigned char *plain, *packed; /* one column tile of weights, two orders */
+  size_t plain_bytes, packed_bytes;
+  float *out; /* [row tile][column tile] */
+} worker;
+
+struct lk_gemm {
+  bool bf16;
+  size_t n_threads, element_bytes;
+  const lk_rows_variant *rows;
+  const lk_dequant_variant *dequant[LK_N_DTYPES];
+  const char *name;
+  worker *workers;  /* [n_threads] */
+  unsigned char *x; /* [padded rows][K] operands */
+  size_t x_bytes;
+};
+
+static bool bf16_is_faster(leank_cpu_level level) { return level >= LEANK_CPU_AVX512BF16; }
+
+leank_status lk_gemm_open(bool bf16, leank_cpu_level level, size_t n_threads, lk_gemm **out,
+                          leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_gemm *g = lk_alloc(LK_MEM_OTHER, 1, sizeof *g);
+  LK_FAIL_IF(!g, err, LEANK_E_MEMORY, -1, "out of memory");
+  g->bf16 = bf16 && bf16_is_faster(level) && lk_tile_library(true);
+  g->element_bytes = g->bf16 ? 2 : 4;
+  g->n_threads = n_threads;
+  g->name = lk_tile_library(g->bf16);
+  g->rows = lk_rows_select(level);
+  for (int t = 0; t < LK_N_DTYPES; t++) g->dequant[t] = lk_dequant_select((lk_dtype)t, level);
+  g->workers = lk_alloc(LK_MEM_OTHER, n_threads, sizeof *g->workers);
+  LK_FAIL_IF(!g->workers, err, LEANK_E_MEMORY, -1, "out of memory");
+  for (size_t i = 0; i < n_threads; i++) {
+    g->workers[i].out =
+        lk_alloc(LK_MEM_SCRATCH, LK_GEMM_ROW_TILE * LK_GEMM_COL_TILE, sizeof(float));
+    LK_FAIL_IF(!g->workers[i].out, err, LEANK_E_MEMORY, -1, "out of memory");
+  }
+  *out = g;
+cleanup:
+  if (status != LEANK_OK) lk_gemm_close(&g);
+  return status;
+}
+
+void lk_gemm_close(lk_gemm **gemm) {
+  lk_gemm *g = *gemm;
+  if (!g) return;
+  for (size_t i = 0; g->workers && i < g->n_threads; i++) {
+    worker *w = &g->workers[i];
+    for (size_t s = 0; s < w->n_shapes; s++) lk_tile_close(&w->shapes[s].product);
+    lk_free(w->plain);
+    lk_free(w->packed);
+    lk_free(w->out);
+  }
+  lk_free(g->workers);
+  lk_free(g->x);
+  lk_free(g);
+  *gemm = NULL;
+}
+
+const char *lk_gemm_name(const lk_gemm *gemm) { return gemm->name; }
+
+static size_t padded(size_t n_rows) {
+  return (n_rows + LK_GEMM_ROW_TILE - 1) / LK_GEMM_ROW_TILE * LK_GEMM_ROW_TILE;
+}
+
+size_t lk_gemm_reserve_bytes(size_t n_rows, size_t n_cols) { return padded(n_rows) * n_cols * 4; }
+
+leank_status lk_gemm_reserve(lk_gemm *g, size_t n_rows, size_t n_cols, leank_error *err) {
+  const size_t n_bytes = padded(n_rows) * n_cols * g->element_bytes;
+  if (n_rows > 0 && n_bytes <= g->x_bytes) return LEANK_OK;
+  lk_free(g->x);
+  g->x = NULL;
+  g->x_bytes = 0;
+  if (n_rows == 0) return LEANK_OK;
+  g->x = lk_alloc(LK_MEM_SCRATCH, n_bytes, 1);
+  if (!g->x) return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory: %zu bytes for GEMM", n_bytes);
+  g->x_bytes = n_bytes;
+  return LEANK_OK;
+}
+
+static leank_status grow(unsigned char **p, size_t *have, size_t want, leank_error *err) {
+  if (*have >= want) return LEANK_OK;
+  lk_free(*p);
+  *have = 0;
+  *p = lk_alloc(LK_MEM_SCRATCH, want, 1);
+  if (!*p) return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory: %zu bytes for GEMM", want);
+  *have = want;
+  return LEANK_OK;
+}
+
+/* The worker's product for a column tile of n columns, made when first asked for. */
+static leank_status find_product(const lk_gemm *g, worker *w, size_t n_cols, size_t k,
+                                 lk_tile_product **out, leank_error *err) {
+  leank_status status = LEANK_OK;
+  for (size_t i = 0; i < w->n_shapes; i++)
+    if (w->shapes[i].n_cols == n_cols && w->shapes[i].k == k) {
+      *out = w->shapes[i].product;
+      return LEANK_OK;
+    }
+  LK_FAIL_IF(w->n_shapes == MAX_SHAPES, err, LEANK_E_UNSUPPORTED, -1,
+             "more than %d different matrix shapes in one model", MAX_SHAPES);
+  lk_tile_product *product = NULL;
+  LK_TRY(lk_tile_open(g->bf16, LK_GEMM_ROW_TILE, n_cols, k, &product, err));
+  w->shapes[w->n_shapes++] = (shape_entry){n_cols, k, product};
+  *out = product;
+cleanup:
+  return status;
+}
+
+typedef struct gemm_job {
+  lk_gemm *g;
+  const lk_tensor *w;
+  const float *bias, *x;
+  float *y;
+  size_t n_rows;
+  bool add;
+  leank_status status; /* of the first item that failed */
+  leank_error err;
+} gemm_job;
+
+/* Item: one row tile of x becomes operands; rows behind the last become zero. */
+static void convert_rows(void *ctx, size_t item, size_t thread) {
+  (void)thread;
+  gemm_job *job = ctx;
+  lk_gemm *g = job->g;
+  const size_t k = job->w->n_cols, first = item * LK_GEMM_ROW_TILE;
+  for (size_t r = first; r < first + LK_GEMM_ROW_TILE; r++) {
+    unsigned char *to = g->x + r * k * g->element_bytes;
+    if (r >= job->n_rows)
+      memset(to, 0, k * g->element_bytes);
+    else if (g->bf16)
+      g->rows->to_bf16(job->x + r * k, k, (uint16_t *)(void *)to);
+    else
+      memcpy(to, job->x + r * k, k * sizeof(float));
+  }
+}
+
+static void store_tile(const gemm_job *job, const float *tile, size_t first_row, size_t first_col,
+                       size_t n_cols) {
+  const size_t n_out = job->w->n_rows;
+  size_t n = job->n_rows - first_row;
+  if (n > LK_GEMM_ROW_TILE) n = LK_GEMM_ROW_TILE;
+  for (size_t r = 0; r < n; r++) {
+    const float *from = tile + r * n_cols;
+    float *to = job->y + (first_row + r) * n_out + first_col;
+    if (job->add)
+      for (size_t c = 0; c < n_cols; c++) to[c] += from[c];
+    else if (job->bias)
+      for (size_t c = 0; c < n_cols; c++) to[c] = from[c] + job->bias[first_col + c];
+    else
+      memcpy(to, from, n_cols * sizeof(float));
+  }
+}
+
+static leank_status run_column_tile(gemm_job *job, size_t item, worker *w, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_gemm *g = job->g;
+  const size_t k = job->w->n_cols, first_col = item * LK_GEMM_COL_TILE;
+  size_t n_cols = job->w->n_rows - first_col;
+  if (n_cols > LK_GEMM_COL_TILE) n_cols = LK_GEMM_COL_TILE;
+  lk_tile_product *product = NULL;
+  LK_TRY(find_product(g, w, n_cols, k, &product, err));
+  LK_TRY(grow(&w->plain, &w->plain_bytes, n_cols * k * g->element_bytes, err));
+  LK_TRY(grow(&w->packed, &w->packed_bytes, lk_tile_packed_bytes(product), err));
+  const lk_dequant_variant *dq = g->dequant[job->w->type];
+  const void *rows = lk_tensor_row(job->w, first_col);
+  if (g->bf16)
+    dq->to_bf16(rows, n_cols * k, (uint16_t *)(void *)w->plain);
+  else
+    dq->to_f32(rows, n_cols * k, (float *)(void *)w->plain);
+  LK_TRY(lk_tile_pack(product, w->plain, w->packed, err));
+  for (size_t r = 0; r < job->n_rows; r += LK_GEMM_ROW_TILE) {
+    LK_TRY(lk_tile_run(product, g->x + r * k * g->element_bytes, w->packed, w->out, err));
+    store_tile(job, w->out, r, first_col, n_cols);
+  }
+cleanup:
+  return status;
+}
+
+static void column_item(void *ctx, size_t item, size_t thread) {
+  gemm_job *job = ctx;
+  leank_error err = {0};
+  leank_status status = run_column_tile(job, item, &job->g->workers[thread], &err);
+  if (status == LEANK_OK) return;
+#pragma omp critical(lk_gemm_error)
+  if (job->status == LEANK_OK) {
+    job->status = status;
+    job->err = err;
+  }
+}
+
+leank_status lk_gemm_run(lk_gemm *g, const lk_tensor *w, const float *bias, const float *x,
+                         size_t n_rows, bool add, float *y, leank_error *err) {
+  leank_status status = lk_gemm_reserve(g, n_rows, w->n_cols, err);
+  if (status != LEANK_OK) return status;
+  gemm_job job = {.g = g, .w = w, .bias = bias, .x = x, .y = y, .n_rows = n_rows, .add = add};
+  lk_parallel_for(g->n_threads, padded(n_rows) / LK_GEMM_ROW_TILE, convert_rows, &job);
+  const size_t n_items = (w->n_rows + LK_GEMM_COL_TILE - 1) / LK_GEMM_COL_TILE;
+  lk_parallel_for(g->n_threads, n_items, column_item, &job);
+  if (job.status != LEANK_OK && err) *err = job.err;
+  return job.status;
+}

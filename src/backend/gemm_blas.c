@@ -1,0 +1,48 @@
+/* CBLAS in fp32 as the tile product, where there is no oneDNN. */
+#include "backend/gemm_tiles.h"
+
+#if !defined(LEANK_HAVE_ONEDNN)
+
+#include <cblas.h>
+#include <string.h>
+
+#include "base/alloc.h"
+
+struct lk_tile_product {
+  size_t n_rows, n_cols, k;
+};
+
+const char *lk_tile_library(bool bf16) { return bf16 ? NULL : "gemm_f32_blas"; }
+
+leank_status lk_tile_open(bool bf16, size_t n_rows, size_t n_cols, size_t k, lk_tile_product **out,
+                          leank_error *err) {
+  if (bf16) return lk_fail(err, LEANK_E_UNSUPPORTED, -1, "this build has no bf16 GEMM");
+  lk_tile_product *p = lk_alloc(LK_MEM_OTHER, 1, sizeof *p);
+  if (!p) return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory");
+  *p = (lk_tile_product){n_rows, n_cols, k};
+  *out = p;
+  return LEANK_OK;
+}
+
+void lk_tile_close(lk_tile_product **product) {
+  lk_free(*product);
+  *product = NULL;
+}
+
+size_t lk_tile_packed_bytes(const lk_tile_product *p) { return p->n_cols * p->k * sizeof(float); }
+
+leank_status lk_tile_pack(const lk_tile_product *p, void *plain, void *packed, leank_error *err) {
+  (void)err;
+  memcpy(packed, plain, lk_tile_packed_bytes(p));
+  return LEANK_OK;
+}
+
+leank_status lk_tile_run(const lk_tile_product *p, void *x, void *packed, float *out,
+                         leank_error *err) {
+  (void)err;
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)p->n_rows, (int)p->n_cols, (int)p->k,
+              1.0f, x, (int)p->k, packed, (int)p->k, 0.0f, out, (int)p->n_cols);
+  return LEANK_OK;
+}
+
+#endif

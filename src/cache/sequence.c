@@ -1,0 +1,149 @@
+/* Sequences: clear, rewind, fork, pack from another cache. */
+#include "cache/cache.h"
+
+#include <string.h>
+
+static void drop_pages(lk_cache *c, lk_sequence *seq, size_t first) {
+  for (size_t p = first; p < lk_pages_of(seq->n_tokens); p++) lk_cache_drop_entry(c, seq->table[p]);
+}
+
+static void clear_means(lk_cache *c, lk_sequence *seq) {
+  if (seq->mean)
+    memset(seq->mean, 0, c->geometry.n_layers * lk_cache_mean_floats(c) * sizeof(float));
+}
+
+void lk_sequence_clear(lk_cache *c, lk_sequence *seq) {
+  drop_pages(c, seq, 0);
+  seq->n_tokens = 0;
+  seq->middle_end = lk_middle_end(&c->geometry, 0);
+  clear_means(c, seq);
+}
+
+leank_status lk_sequence_rewind(lk_cache *c, lk_sequence *seq, size_t n_tokens, leank_error *err) {
+  if (n_tokens > seq->n_tokens)
+    return lk_fail(err, LEANK_E_ARGUMENT, -1, "cannot rewind to %zu tokens: the sequence has %zu",
+                   n_tokens, seq->n_tokens);
+  if (n_tokens == 0) {
+    lk_sequence_clear(c, seq);
+    return LEANK_OK;
+  }
+  if (lk_middle_end(&c->geometry, n_tokens) != seq->middle_end)
+    return lk_fail(err, LEANK_E_REWIND, -1,
+                   "cannot rewind from %zu to %zu tokens: keys that would be recent again are "
+                   "pruned; replay the tokens",
+                   seq->n_tokens, n_tokens);
+  drop_pages(c, seq, lk_pages_of(n_tokens));
+  seq->n_tokens = n_tokens;
+  return LEANK_OK;
+}
+
+void lk_sequence_fork(lk_cache *c, const lk_sequence *from, lk_sequence *to) {
+  lk_sequence_clear(c, to);
+  const size_t n_pages = lk_pages_of(from->n_tokens);
+  for (size_t p = 0; p < n_pages; p++) lk_cache_share_entry(c, from->table[p]);
+  memcpy(to->table, from->table, n_pages * sizeof *to->table);
+  to->n_tokens = from->n_tokens;
+  to->middle_end = from->middle_end;
+  if (to->mean)
+    c->backend->ops->copy(c->backend, to->mean, from->mean,
+                          c->geometry.n_layers * lk_cache_mean_floats(c) * sizeof(float));
+}
+
+/* ---- pack from another cache ---- */
+
+/* True when every head keeps the same channels in both, so that lean pages are equal. */
+static bool same_map(const lk_mask_map *a, const lk_mask_map *b) {
+  for (size_t i = 0; i < a->n_layers * a->n_kv_heads; i++) {
+    const lk_head_map *x = &a->heads[i], *y = &b->heads[i];
+    if (x->n_kept != y->n_kept ||
+        memcmp(x->channels, y->channels, x->n_kept * sizeof *x->channels) != 0)
+      return false;
+  }
+  return true;
+}
+
+static leank_status check_source(const lk_cache *c, const lk_cache *source, const lk_sequence *from,
+                                 leank_error *err) {
+  leank_status status = LEANK_OK;
+  const lk_geometry *g = &c->geometry, *s = &source->geometry;
+  LK_FAIL_IF(g->n_layers != s->n_layers || g->shape.n_kv_heads != s->shape.n_kv_heads ||
+                 g->shape.head_dim != s->shape.head_dim || g->kv_type != s->kv_type,
+             err, LEANK_E_MISMATCH, -1, "the sessions are of different models or cache types");
+  LK_FAIL_IF(from->n_tokens > g->n_ctx, err, LEANK_E_CONTEXT, -1,
+             "the source has %zu tokens, the context of this session is %zu", from->n_tokens,
+             g->n_ctx);
+  const size_t middle_end = lk_middle_end(g, from->n_tokens);
+  bool lean_source = false;
+  for (size_t p = 0; p < lk_pages_of(from->n_tokens); p++) {
+    const bool is_lean = from->table[p].kind == LK_PAGE_LEAN;
+    lean_source |= is_lean;
+    LK_FAIL_IF(is_lean && lk_kind_of(g, p, middle_end) == LK_PAGE_WIDE, err, LEANK_E_MISMATCH, -1,
+               "the source has pruned tokens %zu to %zu, which this session keeps in full",
+               p * LK_P, (p + 1) * LK_P - 1);
+  }
+  LK_FAIL_IF(lean_source && !same_map(&g->map, &s->map), err, LEANK_E_MISMATCH, -1,
+             "the source is pruned by another mask");
+  LK_FAIL_IF(lean_source && c->keeps_means && (!from->mean || from->middle_end != middle_end), err,
+             LEANK_E_MISMATCH, -1, "the source has not kept the means that this session needs");
+cleanup:
+  return status;
+}
+
+static leank_status take_table(lk_cache *c, lk_sequence *to, size_t n_tokens, leank_error *err) {
+  const size_t middle_end = lk_middle_end(&c->geometry, n_tokens);
+  for (size_t p = 0; p < lk_pages_of(n_tokens); p++) {
+    if (!lk_cache_take_entry(c, lk_kind_of(&c->geometry, p, middle_end), &to->table[p])) {
+      while (p-- > 0) lk_cache_drop_entry(c, to->table[p]);
+      return lk_fail(err, LEANK_E_CONTEXT, -1, "no free page for %zu tokens", n_tokens);
+    }
+  }
+  to->n_tokens = n_tokens;
+  to->middle_end = middle_end;
+  return LEANK_OK;
+}
+
+static void pack_layer(lk_cache *c, lk_sequence *to, const lk_cache *source,
+                       const lk_sequence *from, size_t layer, float *sums) {
+  const lk_backend_ops *ops = c->backend->ops;
+  const lk_attn_shape *shape = &c->geometry.shape;
+  const lk_layer_view src = lk_cache_layer(source, layer, NULL);
+  const lk_layer_view dst = lk_cache_layer(c, layer, NULL);
+  const size_t n_mean = lk_cache_mean_floats(c);
+  bool summed = false;
+  for (size_t p = 0; p < lk_pages_of(from->n_tokens); p++) {
+    const lk_page_entry a = from->table[p], b = to->table[p];
+    if (a.kind == b.kind) {
+      ops->copy_pages(c->backend, &src, &a, &dst, &b, 1);
+      continue;
+    }
+    ops->pack(c->backend, shape, &src, &a, &dst, &b, 1);
+    if (!c->keeps_means) continue;
+    ops->sum_pages(c->backend, shape, &src, &a, 1, sums);
+    ops->copy(c->backend, sums, sums + n_mean, n_mean * sizeof(float));
+    summed = true;
+  }
+  if (!c->keeps_means) return;
+  const float *mean = summed || !from->mean ? sums : from->mean + layer * n_mean;
+  ops->copy(c->backend, to->mean + layer * n_mean, mean, n_mean * sizeof(float));
+}
+
+leank_status lk_sequence_pack_from(lk_cache *c, lk_sequence *to, const lk_cache *source,
+                                   const lk_sequence *from, leank_error *err) {
+  leank_status status = LEANK_OK;
+  float *sums = NULL;
+  LK_TRY(check_source(c, source, from, err));
+  const size_t n_mean = lk_cache_mean_floats(c);
+  if (c->keeps_means) {
+    sums = c->backend->ops->alloc(c->backend, LK_MEM_SCRATCH, 2 * n_mean * sizeof(float));
+    LK_FAIL_IF(!sums, err, LEANK_E_MEMORY, -1, "out of memory");
+  }
+  lk_sequence_clear(c, to);
+  LK_TRY(take_table(c, to, from->n_tokens, err));
+  for (size_t l = 0; l < c->geometry.n_layers; l++) {
+    if (sums) memset(sums, 0, n_mean * sizeof(float));
+    pack_layer(c, to, source, from, l, sums);
+  }
+cleanup:
+  if (sums) c->backend->ops->free(c->backend, sums);
+  return status;
+}
