@@ -48,6 +48,7 @@ typedef struct leank_model_info {
   double rope_high_freq;     /* llama3: high_freq_factor; yarn: beta_fast */
   double rope_attn_factor;   /* yarn: factor on cos and sin, 0 = 0.1 ln(factor) + 1 */
   size_t rope_orig_ctx;      /* context before scaling, 0 where plain */
+  bool rope_untruncated;     /* yarn: the corrected range is not widened to whole channels */
   leank_channel_order order; /* order of the channels in the file */
   bool tied_output;          /* the output matrix is the embedding */
   bool qkv_bias;             /* q, k and v projections have a bias */
