@@ -1,0 +1,4 @@
+#include "kernels/dequant/widen_avx512.h"
+
+#define ISA avx512
+#include "kernels/dequant/dequant_simd.h"
