@@ -150,8 +150,9 @@ LEANK_API leank_status leank_session_rewind(leank_session *session, size_t seq, 
 LEANK_API leank_status leank_session_fork(leank_session *session, size_t from, size_t to,
                                           leank_error *err);
 /* Packs a sequence of another session of the same model and kv_type into this one, under this
- * one's mask; `to` is cleared first. The source must hold in full what this session keeps in full
- * and at least the kept channels elsewhere (a dense session always does): else LEANK_E_MISMATCH. */
+ * one's mask; `to` is cleared first. The source must be whole where this session keeps tokens in
+ * full, and elsewhere whole or pruned by an equal mask: else LEANK_E_MISMATCH. A dense session can
+ * always be the source, so that one dense prefill serves many masks. */
 LEANK_API leank_status leank_session_pack_from(leank_session *session, size_t to,
                                                const leank_session *source, size_t from,
                                                leank_error *err);
@@ -162,10 +163,10 @@ LEANK_API void leank_session_interrupt(leank_session *session);
 
 /* What the session holds now, in bytes, as counted where it is allocated and freed. */
 typedef struct leank_memory {
-  size_t wide_stored, lean_stored;     /* tokens in use, page kinds as they are */
-  size_t n_wide_pages, n_lean_pages;   /* pages in use, shared ones once */
-  size_t wide_reserved, lean_reserved; /* arenas */
-  size_t prefill_scratch, other_scratch;
+  size_t wide_stored, lean_stored;       /* tokens in use, page kinds as they are */
+  size_t n_wide_pages, n_lean_pages;     /* pages in use, shared ones once */
+  size_t wide_reserved, lean_reserved;   /* arenas */
+  size_t prefill_scratch, other_scratch; /* the most so far */
   size_t wide_resident, lean_resident; /* of the arenas, as the operating system counts; 0 where it
                                           does not tell */
 } leank_memory;

@@ -151,6 +151,9 @@ leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend *
 /* Bytes of the segments in a page: K of n channels and V, for P tokens of one head. */
 size_t lk_segment_k_bytes(leank_kv_type type, size_t n_channels);
 size_t lk_segment_v_bytes(leank_kv_type type, size_t head_dim);
+/* What the CPU backend's table says, before one is open: a plan needs no backend. */
+size_t lk_backend_cpu_row_tile(void);
+size_t lk_backend_cpu_granule(void);
 /* Scratch of a CPU backend with these options (partials and per-thread buffers), in bytes. */
 size_t lk_backend_cpu_scratch_bytes(const lk_backend_options *options);
 

@@ -236,6 +236,9 @@ static const lk_backend_ops cpu_ops = {
     .copy = cpu_copy,
 };
 
+size_t lk_backend_cpu_row_tile(void) { return cpu_ops.row_tile; }
+size_t lk_backend_cpu_granule(void) { return cpu_ops.channel_granule; }
+
 static char *join_kernel_names(const lk_cpu_backend *cpu) {
   const size_t size = 4096;
   char *names = lk_alloc(LK_MEM_OTHER, size, 1);

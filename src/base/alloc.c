@@ -33,12 +33,12 @@ static bool injected_failure(void) {
   return false;
 }
 
-static void *map_large(size_t total, size_t *mapped) {
+static void *map_large(lk_mem_category category, size_t total, size_t *mapped) {
   const size_t huge = 2 << 20;
   size_t size = (total + huge - 1) / huge * huge;
   void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) return NULL;
-  madvise(p, size, MADV_HUGEPAGE);
+  madvise(p, size, category == LK_MEM_WIDE ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
   *mapped = size;
   return p;
 }
@@ -50,7 +50,7 @@ void *lk_alloc(lk_mem_category category, size_t n, size_t size) {
   size_t mapped = 0;
   void *block;
   if (total >= LARGE_BYTES) {
-    block = map_large(total, &mapped);
+    block = map_large(category, total, &mapped);
   } else {
     total = total / HEADER_BYTES * HEADER_BYTES; /* aligned_alloc wants a multiple */
     block = aligned_alloc(HEADER_BYTES, total);

@@ -8,7 +8,8 @@
 typedef enum lk_mem_category {
   LK_MEM_OTHER = 0, /* descriptions, tables, file indexes */
   LK_MEM_TEXT,      /* tokenizer */
-  LK_MEM_WIDE,      /* arena of wide pages */
+  LK_MEM_WIDE,      /* arena of wide pages beside lean ones: small system pages, few are touched */
+  LK_MEM_DENSE,     /* arena of a dense cache's pages */
   LK_MEM_LEAN,      /* arena of lean pages */
   LK_MEM_PREFILL,   /* one layer's full K and V, hidden states of a prompt */
   LK_MEM_SCRATCH,   /* activations, partial results, logits */

@@ -24,7 +24,9 @@ static leank_status pool_open(lk_backend *be, const lk_geometry *g, lk_page_kind
                    !lk_add(total, layer_bytes, &total),
                err, LEANK_E_MEMORY, -1, "the cache is larger than memory can be");
   }
-  const lk_mem_category category = kind == LK_PAGE_LEAN ? LK_MEM_LEAN : LK_MEM_WIDE;
+  const lk_mem_category category = kind == LK_PAGE_LEAN ? LK_MEM_LEAN
+                                   : g->pruned          ? LK_MEM_WIDE
+                                                        : LK_MEM_DENSE;
   pool->arena = be->ops->alloc(be, category, total);
   LK_FAIL_IF(!pool->arena, err, LEANK_E_MEMORY, -1, "out of memory: %zu bytes for the %s pages",
              total, kind == LK_PAGE_LEAN ? "lean" : "wide");

@@ -1,0 +1,94 @@
+#include "model/forward.h"
+
+#include <string.h>
+
+static size_t floats_per_row(const leank_model_info *m) {
+  const size_t q = m->n_heads * m->head_dim, kv = m->n_kv_heads * m->head_dim;
+  return m->hidden + 2 * q + 2 * kv + 2 * m->ffn + m->head_dim;
+}
+
+size_t lk_forward_bytes(const leank_model_info *info, size_t n_rows) {
+  return n_rows * floats_per_row(info) * sizeof(float);
+}
+
+leank_status lk_forward_open(const leank_model *model, lk_backend *backend, size_t n_rows,
+                             lk_mem_category category, lk_forward *out, leank_error *err) {
+  leank_status status = LEANK_OK;
+  const leank_model_info *m = &model->info;
+  const size_t q = m->n_heads * m->head_dim, kv = m->n_kv_heads * m->head_dim;
+  lk_forward fw = {.model = model, .backend = backend, .n_rows = n_rows};
+  const struct {
+    float **buffer;
+    size_t width;
+  } buffers[] = {
+      {&fw.norm, m->hidden}, {&fw.q, q},         {&fw.k, kv},      {&fw.v, kv},
+      {&fw.attn, q},         {&fw.gate, m->ffn}, {&fw.up, m->ffn}, {&fw.cos_sin, m->head_dim}};
+  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+    const size_t n_bytes = n_rows * buffers[i].width * sizeof(float);
+    *buffers[i].buffer = backend->ops->alloc(backend, category, n_bytes);
+    LK_FAIL_IF(!*buffers[i].buffer, err, LEANK_E_MEMORY, -1,
+               "out of memory: %zu bytes for activations", n_bytes);
+  }
+  *out = fw;
+cleanup:
+  if (status != LEANK_OK) lk_forward_close(&fw);
+  return status;
+}
+
+void lk_forward_close(lk_forward *fw) {
+  if (!fw->backend) return;
+  float *buffers[] = {fw->norm, fw->q, fw->k, fw->v, fw->attn, fw->gate, fw->up, fw->cos_sin};
+  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
+    if (buffers[i]) fw->backend->ops->free(fw->backend, buffers[i]);
+  memset(fw, 0, sizeof *fw);
+}
+
+void lk_forward_positions(lk_forward *fw, const int64_t *pos, size_t n_rows) {
+  const leank_model *m = fw->model;
+  fw->backend->ops->rope_table(fw->backend, m->inv_freq, m->rope_mscale, m->info.head_dim, pos,
+                               n_rows, fw->cos_sin);
+}
+
+leank_status lk_forward_project(lk_forward *fw, lk_linear_kind kind, size_t layer, const float *x,
+                                size_t n_rows, leank_error *err) {
+  leank_status status = LEANK_OK;
+  const leank_model_info *m = &fw->model->info;
+  const lk_layer_weights *w = &fw->model->weights.layers[layer];
+  lk_backend *be = fw->backend;
+  const lk_backend_ops *ops = be->ops;
+  ops->rms_norm(be, x, n_rows, m->hidden, &w->attn_norm, (float)m->norm_eps, fw->norm);
+  LK_TRY(ops->linear(be, kind, &w->q, &w->q_bias, fw->norm, n_rows, false, fw->q, err));
+  LK_TRY(ops->linear(be, kind, &w->k, &w->k_bias, fw->norm, n_rows, false, fw->k, err));
+  LK_TRY(ops->linear(be, kind, &w->v, &w->v_bias, fw->norm, n_rows, false, fw->v, err));
+  ops->rope(be, fw->q, n_rows, m->n_heads, m->head_dim, m->order, fw->cos_sin);
+  ops->rope(be, fw->k, n_rows, m->n_kv_heads, m->head_dim, m->order, fw->cos_sin);
+cleanup:
+  return status;
+}
+
+leank_status lk_forward_finish(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
+                               size_t n_rows, leank_error *err) {
+  leank_status status = LEANK_OK;
+  const leank_model_info *m = &fw->model->info;
+  const lk_layer_weights *w = &fw->model->weights.layers[layer];
+  lk_backend *be = fw->backend;
+  const lk_backend_ops *ops = be->ops;
+  LK_TRY(ops->linear(be, kind, &w->o, NULL, fw->attn, n_rows, true, x, err));
+  ops->rms_norm(be, x, n_rows, m->hidden, &w->ffn_norm, (float)m->norm_eps, fw->norm);
+  LK_TRY(ops->linear(be, kind, &w->gate, NULL, fw->norm, n_rows, false, fw->gate, err));
+  LK_TRY(ops->linear(be, kind, &w->up, NULL, fw->norm, n_rows, false, fw->up, err));
+  ops->swiglu(be, fw->gate, fw->up, n_rows * m->ffn, fw->gate);
+  LK_TRY(ops->linear(be, kind, &w->down, NULL, fw->gate, n_rows, true, x, err));
+cleanup:
+  return status;
+}
+
+leank_status lk_forward_output(lk_forward *fw, lk_linear_kind kind, const float *x, size_t n_rows,
+                               float *logits, leank_error *err) {
+  const leank_model_info *m = &fw->model->info;
+  const lk_weights *w = &fw->model->weights;
+  lk_backend *be = fw->backend;
+  be->ops->rms_norm(be, x, n_rows, m->hidden, &w->out_norm, (float)m->norm_eps, fw->norm);
+  if (!logits) return LEANK_OK;
+  return be->ops->linear(be, kind, &w->output, NULL, fw->norm, n_rows, false, logits, err);
+}

@@ -1,0 +1,39 @@
+/* The forward pass of one layer, around attention: written once, against the backend table. What
+ * lies between project and finish (cache, attention) is the session's. */
+#ifndef LK_MODEL_FORWARD_H
+#define LK_MODEL_FORWARD_H
+
+#include "backend/backend.h"
+#include "model/model.h"
+
+/* Activations of up to n_rows rows. */
+typedef struct lk_forward {
+  const leank_model *model;
+  lk_backend *backend;
+  size_t n_rows;
+  float *norm;      /* [N][hidden] */
+  float *q, *k, *v; /* [N][Hq][D], [N][Hk][D], [N][Hk][D] */
+  float *attn;      /* [N][Hq][D] */
+  float *gate, *up; /* [N][ffn] */
+  float *cos_sin;   /* [N][2][D/2] */
+} lk_forward;
+
+leank_status lk_forward_open(const leank_model *model, lk_backend *backend, size_t n_rows,
+                             lk_mem_category category, lk_forward *out, leank_error *err);
+void lk_forward_close(lk_forward *fw);
+/* Bytes of the buffers above. */
+size_t lk_forward_bytes(const leank_model_info *info, size_t n_rows);
+
+/* Rotary tables of the rows' positions; serves every layer. */
+void lk_forward_positions(lk_forward *fw, const int64_t *pos, size_t n_rows);
+/* x[N][hidden] -> q, k (rotated), v. */
+leank_status lk_forward_project(lk_forward *fw, lk_linear_kind kind, size_t layer, const float *x,
+                                size_t n_rows, leank_error *err);
+/* attn -> x += o(attn); x += mlp(x). */
+leank_status lk_forward_finish(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
+                               size_t n_rows, leank_error *err);
+/* x -> norm (final hidden states) and, where logits is not NULL, logits[N][V]. */
+leank_status lk_forward_output(lk_forward *fw, lk_linear_kind kind, const float *x, size_t n_rows,
+                               float *logits, leank_error *err);
+
+#endif

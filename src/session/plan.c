@@ -1,0 +1,155 @@
+/* The memory plan: what a session will hold, from sizes and mask alone. */
+#include <stdint.h>
+#include <string.h>
+
+#include "base/parallel.h"
+#include "session/session.h"
+
+enum { DEFAULT_CTX = 4096, DEFAULT_CHUNK = 2048, MAX_SEQS = 1 << 16, MAX_THREADS = 1024 };
+
+void leank_plan_options_default(leank_plan_options *o) {
+  *o = (leank_plan_options){.struct_size = sizeof *o,
+                            .n_ctx = DEFAULT_CTX,
+                            .n_seqs = 1,
+                            .kv_type = LEANK_KV_BF16,
+                            .prefill_chunk = DEFAULT_CHUNK,
+                            .n_sink = SIZE_MAX,
+                            .n_recent = SIZE_MAX};
+}
+
+void leank_session_options_default(leank_session_options *o) {
+  *o = (leank_session_options){.struct_size = sizeof *o,
+                               .n_seqs = 1,
+                               .kv_type = LEANK_KV_BF16,
+                               .cpu = LEANK_CPU_BEST,
+                               .prefill_chunk = DEFAULT_CHUNK,
+                               .n_sink = SIZE_MAX,
+                               .n_recent = SIZE_MAX,
+                               .policy = -1,
+                               .mean_compensation = -1};
+}
+
+static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+leank_status lk_session_resolve(const leank_model_info *info, const leank_session_options *in,
+                                leank_session_options *out, leank_error *err) {
+  leank_status status = LEANK_OK;
+  leank_session_options o = *in;
+  if (o.n_ctx == 0)
+    o.n_ctx =
+        info->n_ctx_train && info->n_ctx_train < DEFAULT_CTX ? info->n_ctx_train : DEFAULT_CTX;
+  LK_FAIL_IF(o.n_seqs == 0 || o.n_seqs > MAX_SEQS, err, LEANK_E_ARGUMENT, -1,
+             "%zu sequences: 1 to %d are possible", o.n_seqs, MAX_SEQS);
+  LK_FAIL_IF(o.kv_type != LEANK_KV_BF16 && o.kv_type != LEANK_KV_F32, err, LEANK_E_ARGUMENT, -1,
+             "unknown cache type %d", (int)o.kv_type);
+  LK_FAIL_IF(o.n_threads > MAX_THREADS, err, LEANK_E_ARGUMENT, -1, "%zu threads: at most %d",
+             o.n_threads, MAX_THREADS);
+  if (o.n_threads == 0) o.n_threads = lk_parallel_default_threads();
+  if (o.prefill_chunk == 0) o.prefill_chunk = DEFAULT_CHUNK;
+  if (o.prefill_chunk > o.n_ctx) o.prefill_chunk = o.n_ctx;
+  o.prefill_chunk = round_up(o.prefill_chunk, lk_backend_cpu_row_tile());
+  if (o.mask) {
+    const leank_mask_info *m = leank_mask_get_info(o.mask);
+    LK_TRY(leank_mask_check(o.mask, info, NULL, err));
+    if (o.n_sink == SIZE_MAX) o.n_sink = m->n_sink;
+    if (o.n_recent == SIZE_MAX) o.n_recent = m->n_recent;
+    if (o.policy < 0) o.policy = (int)m->policy;
+    if (o.mean_compensation < 0) o.mean_compensation = m->mean_compensation;
+  }
+  *out = o;
+cleanup:
+  return status;
+}
+
+lk_attn_shape lk_session_shape(const leank_model_info *info, const leank_session_options *o) {
+  return (lk_attn_shape){.n_heads = info->n_heads,
+                         .n_kv_heads = info->n_kv_heads,
+                         .head_dim = info->head_dim,
+                         .mean_for_empty = o->mask && o->policy == LEANK_POLICY_MEAN,
+                         .mean_for_pruned = o->mask && o->mean_compensation == 1};
+}
+
+lk_backend_options lk_session_backend_options(const leank_model_info *info,
+                                              const leank_session_options *o) {
+  return (lk_backend_options){.kv_type = o->kv_type,
+                              .n_threads = o->n_threads,
+                              .cpu = o->cpu,
+                              .max_few_rows = o->n_seqs,
+                              .max_pages = lk_pages_of(o->n_ctx),
+                              .shape = lk_session_shape(info, o)};
+}
+
+leank_status lk_session_geometry(const leank_model_info *info, const leank_session_options *o,
+                                 lk_geometry *out, leank_error *err) {
+  const lk_geometry_options options = {.n_layers = info->n_layers,
+                                       .shape = lk_session_shape(info, o),
+                                       .order = info->order,
+                                       .mask = o->mask,
+                                       .kv_type = o->kv_type,
+                                       .n_ctx = o->n_ctx,
+                                       .n_sink = o->n_sink,
+                                       .n_recent = o->n_recent,
+                                       .granule = lk_backend_cpu_granule()};
+  return lk_geometry_make(&options, out, err);
+}
+
+static void plan_cache(const lk_geometry *g, const leank_session_options *o, leank_plan *plan) {
+  const size_t middle = lk_middle_end(g, o->n_ctx) - g->n_sink;
+  size_t lean_page = 0, kept = 0, kept_heads = 0;
+  for (size_t l = 0; l < g->n_layers; l++) lean_page += g->lean_page_bytes[l];
+  const size_t n_heads = g->n_layers * g->shape.n_kv_heads;
+  for (size_t i = 0; i < n_heads; i++) {
+    kept += g->map.heads[i].n_kept;
+    kept_heads += g->map.heads[i].n_kept > 0;
+  }
+  plan->bytes_per_wide_token = g->n_layers * g->wide_page_bytes / LK_P;
+  plan->bytes_per_lean_token = lean_page / LK_P;
+  plan->n_lean_tokens = middle;
+  plan->n_wide_tokens = o->n_ctx - middle;
+  plan->n_wide_pages = o->n_seqs * g->max_wide_pages;
+  plan->n_lean_pages = o->n_seqs * g->max_lean_pages;
+  plan->wide_stored = o->n_seqs * plan->n_wide_tokens * plan->bytes_per_wide_token;
+  plan->lean_stored = o->n_seqs * plan->n_lean_tokens * plan->bytes_per_lean_token;
+  plan->wide_reserved = plan->n_wide_pages * LK_P * plan->bytes_per_wide_token;
+  plan->lean_reserved = plan->n_lean_pages * LK_P * plan->bytes_per_lean_token;
+  plan->dense_stored = o->n_seqs * o->n_ctx * plan->bytes_per_wide_token;
+  plan->k_kept = (double)kept / (double)(n_heads * g->shape.head_dim);
+  plan->v_kept = (double)kept_heads / (double)n_heads;
+}
+
+leank_plan lk_session_plan(const leank_model_info *info, const leank_session_options *o,
+                           const lk_geometry *g) {
+  leank_plan plan = {.weights = info->weight_bytes};
+  plan_cache(g, o, &plan);
+  const lk_backend_options be = lk_session_backend_options(info, o);
+  plan.prefill_scratch = lk_pages_of(o->n_ctx) * g->wide_page_bytes +
+                         o->n_ctx * info->hidden * sizeof(float) +
+                         g->turn_pages * g->n_layers * g->wide_page_bytes;
+  const size_t widest = info->ffn > info->hidden ? info->ffn : info->hidden;
+  plan.other_scratch = lk_forward_bytes(info, o->prefill_chunk) +
+                       o->prefill_chunk * widest * (o->kv_type == LEANK_KV_BF16 ? 2 : 4) +
+                       lk_backend_cpu_scratch_bytes(&be) + lk_step_bytes(info, o->n_seqs);
+  return plan;
+}
+
+leank_status leank_plan_make(const leank_model_info *model, const leank_mask *mask,
+                             const leank_plan_options *options, leank_plan *out, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_geometry geometry = {0};
+  leank_session_options o, resolved;
+  leank_session_options_default(&o);
+  o.mask = mask;
+  o.n_ctx = options->n_ctx;
+  o.n_seqs = options->n_seqs;
+  o.kv_type = options->kv_type;
+  o.prefill_chunk = options->prefill_chunk;
+  o.n_sink = options->n_sink;
+  o.n_recent = options->n_recent;
+  LK_FAIL_IF(o.n_ctx == 0, err, LEANK_E_ARGUMENT, -1, "a context of 0 tokens");
+  LK_TRY(lk_session_resolve(model, &o, &resolved, err));
+  LK_TRY(lk_session_geometry(model, &resolved, &geometry, err));
+  *out = lk_session_plan(model, &resolved, &geometry);
+cleanup:
+  lk_geometry_free(&geometry);
+  return status;
+}

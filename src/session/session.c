@@ -1,0 +1,128 @@
+#include "session/session.h"
+
+#include <stdint.h>
+#include <string.h>
+
+leank_status leank_session_open(const leank_model *model, const leank_session_options *options,
+                                leank_session **out, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_geometry geometry = {0};
+  leank_session_options defaults;
+  leank_session_options_default(&defaults);
+  leank_session *s = lk_alloc(LK_MEM_OTHER, 1, sizeof *s);
+  LK_FAIL_IF(!s, err, LEANK_E_MEMORY, -1, "out of memory");
+  s->model = model;
+  LK_TRY(lk_session_resolve(&model->info, options ? options : &defaults, &s->options, err));
+  LK_TRY(lk_session_geometry(&model->info, &s->options, &geometry, err));
+  s->plan = lk_session_plan(&model->info, &s->options, &geometry);
+  const lk_backend_options backend = lk_session_backend_options(&model->info, &s->options);
+  LK_TRY(lk_backend_open_cpu(&backend, &s->backend, err));
+  LK_TRY(lk_cache_open(s->backend, &geometry, s->options.n_seqs, &s->cache, err));
+  LK_TRY(lk_step_open(s, err));
+  s->other_peak =
+      lk_step_bytes(&model->info, s->options.n_seqs) + lk_backend_cpu_scratch_bytes(&backend);
+  *out = s;
+cleanup:
+  lk_geometry_free(&geometry);
+  if (status != LEANK_OK) leank_session_close(&s);
+  return status;
+}
+
+void leank_session_close(leank_session **session) {
+  leank_session *s = session ? *session : NULL;
+  if (!s) return;
+  if (s->backend) {
+    lk_step_close(s);
+    lk_cache_close(&s->cache);
+    s->backend->ops->close(s->backend);
+  }
+  lk_free(s);
+  *session = NULL;
+}
+
+lk_sequence *lk_session_sequence(leank_session *s, size_t seq, leank_error *err) {
+  if (seq < s->cache.n_seqs) return &s->cache.sequences[seq];
+  lk_fail(err, LEANK_E_ARGUMENT, -1, "sequence %zu: the session has %zu", seq, s->cache.n_seqs);
+  return NULL;
+}
+
+size_t leank_session_length(const leank_session *s, size_t seq) {
+  return seq < s->cache.n_seqs ? s->cache.sequences[seq].n_tokens : 0;
+}
+
+size_t leank_session_middle_end(const leank_session *s, size_t seq) {
+  return seq < s->cache.n_seqs ? s->cache.sequences[seq].middle_end : 0;
+}
+
+leank_status leank_session_rewind(leank_session *s, size_t seq, size_t n_tokens, leank_error *err) {
+  lk_sequence *sequence = lk_session_sequence(s, seq, err);
+  return sequence ? lk_sequence_rewind(&s->cache, sequence, n_tokens, err) : LEANK_E_ARGUMENT;
+}
+
+leank_status leank_session_fork(leank_session *s, size_t from, size_t to, leank_error *err) {
+  lk_sequence *a = lk_session_sequence(s, from, err), *b = lk_session_sequence(s, to, err);
+  if (!a || !b) return LEANK_E_ARGUMENT;
+  if (a == b) return lk_fail(err, LEANK_E_ARGUMENT, -1, "sequence %zu forked onto itself", from);
+  lk_sequence_fork(&s->cache, a, b);
+  return LEANK_OK;
+}
+
+leank_status leank_session_pack_from(leank_session *s, size_t to, const leank_session *source,
+                                     size_t from, leank_error *err) {
+  lk_sequence *b = lk_session_sequence(s, to, err);
+  if (!b) return LEANK_E_ARGUMENT;
+  if (source == s || from >= source->cache.n_seqs)
+    return lk_fail(err, LEANK_E_ARGUMENT, -1,
+                   "sequence %zu of the source: it must be one of another session", from);
+  if (source->model != s->model)
+    return lk_fail(err, LEANK_E_MISMATCH, -1, "the sessions are of different models");
+  return lk_sequence_pack_from(&s->cache, b, &source->cache, &source->cache.sequences[from], err);
+}
+
+void leank_session_interrupt(leank_session *s) {
+  atomic_store_explicit(&s->interrupted, true, memory_order_relaxed);
+}
+
+/* Bytes of the tokens a sequence stores in pages that no sequence before it shares. */
+static void count_sequence(const lk_cache *c, const lk_sequence *seq, uint8_t *seen[2],
+                           leank_memory *out) {
+  const lk_geometry *g = &c->geometry;
+  size_t lean_page = 0;
+  for (size_t l = 0; l < g->n_layers; l++) lean_page += g->lean_page_bytes[l];
+  for (size_t p = 0; p < lk_pages_of(seq->n_tokens); p++) {
+    const lk_page_entry e = seq->table[p];
+    if (seen[e.kind][e.page]) continue;
+    seen[e.kind][e.page] = 1;
+    const size_t left = seq->n_tokens - p * LK_P, n = left < LK_P ? left : LK_P;
+    if (e.kind == LK_PAGE_LEAN)
+      out->lean_stored += lean_page;
+    else
+      out->wide_stored += g->n_layers * g->wide_page_bytes / LK_P * n;
+  }
+}
+
+void leank_session_get_memory(const leank_session *s, leank_memory *out) {
+  const lk_cache *c = &s->cache;
+  leank_memory m = {.n_wide_pages = lk_pool_n_used(&c->pools[LK_PAGE_WIDE]),
+                    .n_lean_pages = lk_pool_n_used(&c->pools[LK_PAGE_LEAN]),
+                    .wide_reserved = s->plan.wide_reserved,
+                    .lean_reserved = s->plan.lean_reserved,
+                    .prefill_scratch = s->prefill_peak,
+                    .other_scratch = s->other_peak};
+  uint8_t *seen[2];
+  for (int k = 0; k < 2; k++) seen[k] = lk_alloc(LK_MEM_OTHER, c->pools[k].n_pages, 1);
+  if (seen[0] && seen[1])
+    for (size_t i = 0; i < c->n_seqs; i++) count_sequence(c, &c->sequences[i], seen, &m);
+  m.wide_resident = lk_mem_resident(c->pools[LK_PAGE_WIDE].arena);
+  m.lean_resident = lk_mem_resident(c->pools[LK_PAGE_LEAN].arena);
+  for (int k = 0; k < 2; k++) lk_free(seen[k]);
+  *out = m;
+}
+
+const leank_plan *leank_session_get_plan(const leank_session *s) { return &s->plan; }
+const char *leank_session_kernels(const leank_session *s) {
+  return s->backend->ops->kernels(s->backend);
+}
+size_t leank_session_threads(const leank_session *s) {
+  return s->backend->ops->n_threads(s->backend);
+}

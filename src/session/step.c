@@ -1,0 +1,206 @@
+/* One decode step of several sequences: pack for T = t + 1, append, attend, logits. */
+#include <stdint.h>
+#include <string.h>
+
+#include "session/session.h"
+
+size_t lk_step_bytes(const leank_model_info *info, size_t n_seqs) {
+  return lk_forward_bytes(info, n_seqs) + n_seqs * (info->hidden + info->n_vocab) * sizeof(float);
+}
+
+leank_status lk_step_open(leank_session *s, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_step *st = &s->step;
+  lk_backend *be = s->backend;
+  const leank_model_info *m = &s->model->info;
+  const size_t n = s->options.n_seqs;
+  LK_TRY(lk_forward_open(s->model, be, n, LK_MEM_SCRATCH, &st->forward, err));
+  st->x = be->ops->alloc(be, LK_MEM_SCRATCH, n * m->hidden * sizeof(float));
+  st->logits = be->ops->alloc(be, LK_MEM_SCRATCH, n * m->n_vocab * sizeof(float));
+  st->pos = lk_alloc(LK_MEM_OTHER, n, sizeof *st->pos);
+  st->slots = lk_alloc(LK_MEM_OTHER, n, sizeof *st->slots);
+  st->groups = lk_alloc(LK_MEM_OTHER, n, sizeof *st->groups);
+  st->packed_from = lk_alloc(LK_MEM_OTHER, n, sizeof *st->packed_from);
+  st->packed_to = lk_alloc(LK_MEM_OTHER, n, sizeof *st->packed_to);
+  st->packed_row = lk_alloc(LK_MEM_OTHER, n, sizeof *st->packed_row);
+  st->seen = lk_alloc(LK_MEM_OTHER, n, sizeof *st->seen);
+  LK_FAIL_IF(!st->x || !st->logits || !st->pos || !st->slots || !st->groups || !st->packed_from ||
+                 !st->packed_to || !st->packed_row || !st->seen,
+             err, LEANK_E_MEMORY, -1, "out of memory for decode buffers");
+  if (s->cache.keeps_means) {
+    st->sums =
+        be->ops->alloc(be, LK_MEM_SCRATCH, 2 * lk_cache_mean_floats(&s->cache) * sizeof(float));
+    LK_FAIL_IF(!st->sums, err, LEANK_E_MEMORY, -1, "out of memory");
+  }
+cleanup:
+  return status;
+}
+
+void lk_step_close(leank_session *s) {
+  lk_step *st = &s->step;
+  lk_backend *be = s->backend;
+  lk_forward_close(&st->forward);
+  float *device[] = {st->x, st->logits, st->sums};
+  for (size_t i = 0; i < sizeof device / sizeof *device; i++)
+    if (device[i]) be->ops->free(be, device[i]);
+  lk_free(st->pos);
+  lk_free(st->slots);
+  lk_free(st->groups);
+  lk_free(st->packed_from);
+  lk_free(st->packed_to);
+  lk_free(st->packed_row);
+  lk_free(st->seen);
+}
+
+static leank_status check_step(leank_session *s, size_t n, const size_t *seqs,
+                               const leank_token *tokens, leank_error *err) {
+  leank_status status = LEANK_OK;
+  LK_FAIL_IF(n == 0 || n > s->cache.n_seqs, err, LEANK_E_ARGUMENT, -1,
+             "a step of %zu sequences: the session has %zu", n, s->cache.n_seqs);
+  memset(s->step.seen, 0, s->cache.n_seqs * sizeof *s->step.seen);
+  for (size_t i = 0; i < n; i++) {
+    const lk_sequence *seq = lk_session_sequence(s, seqs[i], err);
+    if (!seq) return LEANK_E_ARGUMENT;
+    LK_FAIL_IF(s->step.seen[seqs[i]], err, LEANK_E_ARGUMENT, -1, "sequence %zu twice in one step",
+               seqs[i]);
+    s->step.seen[seqs[i]] = true;
+    LK_FAIL_IF(tokens[i] < 0 || (size_t)tokens[i] >= s->model->info.n_vocab, err, LEANK_E_ARGUMENT,
+               -1, "token %d is not in the vocabulary of %zu", (int)tokens[i],
+               s->model->info.n_vocab);
+    LK_FAIL_IF(seq->n_tokens >= s->options.n_ctx, err, LEANK_E_CONTEXT, -1,
+               "sequence %zu is full: the context is %zu tokens", seqs[i], s->options.n_ctx);
+  }
+cleanup:
+  return status;
+}
+
+/* ---- pages of a step: counted first, so that taking them cannot fail half way ---- */
+
+typedef struct page_needs {
+  bool opens;  /* a new last page */
+  bool copies; /* a private copy of the last page, which others share */
+  bool packs;  /* a page enters the middle */
+} page_needs;
+
+static page_needs needs_of(const lk_cache *c, const lk_sequence *seq) {
+  page_needs n = {.opens = seq->n_tokens % LK_P == 0};
+  if (!n.opens) {
+    const lk_page_entry last = seq->table[seq->n_tokens / LK_P];
+    n.copies = c->pools[last.kind].n_refs[last.page] > 1;
+  }
+  n.packs = lk_middle_end(&c->geometry, seq->n_tokens + 1) > seq->middle_end;
+  return n;
+}
+
+static leank_status check_pages(const lk_cache *c, size_t n, const size_t *seqs, leank_error *err) {
+  size_t wide = 0, lean = 0;
+  for (size_t i = 0; i < n; i++) {
+    const page_needs needs = needs_of(c, &c->sequences[seqs[i]]);
+    wide += needs.opens || needs.copies;
+    lean += needs.packs;
+  }
+  if (wide <= c->pools[LK_PAGE_WIDE].n_free && lean <= c->pools[LK_PAGE_LEAN].n_free)
+    return LEANK_OK;
+  return lk_fail(err, LEANK_E_CONTEXT, -1, "no free page for a step of %zu sequences", n);
+}
+
+/* Takes the pages of row i. The new token goes to the wide page even where n_recent is so small
+ * that the same step packs that page. */
+static void take_pages(leank_session *s, size_t i, lk_sequence *seq, size_t *n_packed) {
+  lk_cache *c = &s->cache;
+  lk_step *st = &s->step;
+  const page_needs needs = needs_of(c, seq);
+  lk_page_entry *last = &seq->table[seq->n_tokens / LK_P];
+  if (needs.opens) lk_cache_take_entry(c, LK_PAGE_WIDE, last);
+  if (needs.copies) {
+    const lk_page_entry shared = *last;
+    lk_cache_take_entry(c, LK_PAGE_WIDE, last);
+    lk_cache_copy_page(c, shared, *last);
+    lk_cache_drop_entry(c, shared);
+  }
+  st->pos[i] = (int64_t)seq->n_tokens;
+  st->slots[i] = (lk_slot){*last, (uint32_t)(seq->n_tokens % LK_P)};
+  if (!needs.packs) return;
+  lk_page_entry *entry = &seq->table[seq->middle_end / LK_P];
+  st->packed_from[*n_packed] = *entry;
+  lk_cache_take_entry(c, LK_PAGE_LEAN, entry);
+  st->packed_to[*n_packed] = *entry;
+  st->packed_row[*n_packed] = i;
+  ++*n_packed;
+}
+
+/* ---- the step ---- */
+
+static void set_groups(leank_session *s, size_t n, const size_t *seqs, size_t layer) {
+  const lk_cache *c = &s->cache;
+  for (size_t i = 0; i < n; i++) {
+    const lk_sequence *seq = &c->sequences[seqs[i]];
+    const size_t middle_end = lk_middle_end(&c->geometry, seq->n_tokens + 1);
+    s->step.groups[i] =
+        (lk_attend_group){.first_row = i,
+                          .n_rows = 1,
+                          .first_pos = s->step.pos[i],
+                          .table = seq->table,
+                          .n_middle = c->geometry.pruned ? middle_end - c->geometry.n_sink : 0,
+                          .mean = seq->mean ? seq->mean + layer * lk_cache_mean_floats(c) : NULL};
+  }
+}
+
+/* Pages that enter the middle in this step: into lean pages, and into the means. */
+static void pack_layer(leank_session *s, const lk_layer_view *view, const size_t *seqs,
+                       size_t layer, size_t n_packed) {
+  lk_cache *c = &s->cache;
+  lk_step *st = &s->step;
+  const lk_backend_ops *ops = s->backend->ops;
+  const size_t n_mean = lk_cache_mean_floats(c);
+  if (n_packed == 0) return;
+  ops->pack(s->backend, &c->geometry.shape, view, st->packed_from, view, st->packed_to, n_packed);
+  for (size_t i = 0; c->keeps_means && i < n_packed; i++) {
+    float *mean = c->sequences[seqs[st->packed_row[i]]].mean + layer * n_mean;
+    ops->copy(s->backend, st->sums, mean, n_mean * sizeof(float));
+    ops->sum_pages(s->backend, &c->geometry.shape, view, &st->packed_from[i], 1, st->sums);
+    ops->copy(s->backend, mean, st->sums + n_mean, n_mean * sizeof(float));
+  }
+}
+
+static leank_status run_layer(leank_session *s, size_t n, const size_t *seqs, size_t layer,
+                              size_t n_packed, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_step *st = &s->step;
+  const lk_attn_shape *shape = &s->cache.geometry.shape;
+  const lk_layer_view view = lk_cache_layer(&s->cache, layer, NULL);
+  LK_TRY(lk_forward_project(&st->forward, LK_LINEAR_FEW, layer, st->x, n, err));
+  s->backend->ops->append(s->backend, shape, &view, st->forward.k, st->forward.v, n, st->slots);
+  pack_layer(s, &view, seqs, layer, n_packed);
+  set_groups(s, n, seqs, layer);
+  LK_TRY(s->backend->ops->attend(s->backend, LK_LINEAR_FEW, shape, &view, st->groups, n,
+                                 st->forward.q, st->forward.attn, err));
+  LK_TRY(lk_forward_finish(&st->forward, LK_LINEAR_FEW, layer, st->x, n, err));
+cleanup:
+  return status;
+}
+
+leank_status leank_session_decode(leank_session *s, size_t n, const size_t *seqs,
+                                  const leank_token *tokens, float *logits, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_step *st = &s->step;
+  const leank_model *m = s->model;
+  size_t n_packed = 0;
+  LK_TRY(check_step(s, n, seqs, tokens, err));
+  LK_TRY(check_pages(&s->cache, n, seqs, err));
+  for (size_t i = 0; i < n; i++) take_pages(s, i, &s->cache.sequences[seqs[i]], &n_packed);
+  s->backend->ops->embed(s->backend, &m->weights.embed, tokens, n, st->x);
+  lk_forward_positions(&st->forward, st->pos, n);
+  for (size_t l = 0; l < m->info.n_layers; l++) LK_TRY(run_layer(s, n, seqs, l, n_packed, err));
+  LK_TRY(lk_forward_output(&st->forward, LK_LINEAR_FEW, st->x, n, logits ? st->logits : NULL, err));
+  if (logits)
+    s->backend->ops->download(s->backend, logits, st->logits, n * m->info.n_vocab * sizeof(float));
+  for (size_t i = 0; i < n_packed; i++) lk_cache_drop_entry(&s->cache, st->packed_from[i]);
+  for (size_t i = 0; i < n; i++) {
+    lk_sequence *seq = &s->cache.sequences[seqs[i]];
+    seq->n_tokens++;
+    seq->middle_end = lk_middle_end(&s->cache.geometry, seq->n_tokens);
+  }
+cleanup:
+  return status;
+}
