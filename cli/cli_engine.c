@@ -1,0 +1,90 @@
+#include "cli_engine.h"
+
+#include "cli_console.h"
+
+void cli_engine_options_default(cli_engine_options *options) {
+  leank_session_options session;
+  leank_session_options_default(&session);
+  *options = (cli_engine_options){
+      .prefill_chunk = session.prefill_chunk,
+      .n_sink = SIZE_MAX,
+      .n_recent = SIZE_MAX,
+      .policy = -1,
+  };
+}
+
+int cli_check_mask(const leank_mask *mask, const leank_model_info *info) {
+  leank_error err;
+  bool same_weights = true;
+  if (leank_mask_check(mask, info, &same_weights, &err) != LEANK_OK) return cli_fail(&err);
+  if (!same_weights) {
+    cli_warn("the mask was made for a model with other weights (fingerprint %s, this model %s)",
+             leank_mask_get_info(mask)->fingerprint, info->fingerprint);
+  }
+  return CLI_GO;
+}
+
+int cli_engine_open(const char *model_path, const cli_engine_options *options, cli_engine *out) {
+  leank_error err;
+  *out = (cli_engine){.options = *options};
+  /* The mask first: it is small, and a wrong path is known at once. */
+  if (options->mask && leank_mask_open(options->mask, &out->mask, &err) != LEANK_OK) {
+    return cli_fail(&err);
+  }
+  leank_model_options model_options;
+  cli_progress progress;
+  cli_progress_begin(&progress, "loading");
+  leank_model_options_default(&model_options);
+  model_options.on_progress = cli_progress_update;
+  model_options.user = &progress;
+  leank_status status = leank_model_open(model_path, &model_options, &out->model, &err);
+  cli_progress_end(&progress);
+  if (status != LEANK_OK) return cli_fail(&err);
+  out->info = leank_model_get_info(out->model);
+  out->tokenizer = leank_model_get_tokenizer(out->model);
+  return out->mask ? cli_check_mask(out->mask, out->info) : CLI_GO;
+}
+
+void cli_engine_close(cli_engine *engine) {
+  leank_mask_close(&engine->mask);
+  leank_model_close(&engine->model);
+}
+
+int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, leank_session **out) {
+  const cli_engine_options *own = &engine->options;
+  leank_session_options options;
+  leank_error err;
+  leank_session_options_default(&options);
+  options.n_ctx = n_ctx;
+  options.kv_type = (leank_kv_type)own->kv_type;
+  options.n_threads = own->n_threads;
+  options.cpu = (leank_cpu_level)own->cpu;
+  options.prefill_chunk = own->prefill_chunk;
+  if (masked) {
+    options.mask = engine->mask;
+    options.n_sink = own->n_sink;
+    options.n_recent = own->n_recent;
+    options.policy = own->policy;
+    options.mean_compensation = own->mean_compensation ? 1 : -1;
+  }
+  if (leank_session_open(engine->model, &options, out, &err) != LEANK_OK) return cli_fail(&err);
+  return CLI_GO;
+}
+
+int cli_make_plan(const leank_model_info *info, const leank_mask *mask,
+                  const cli_engine_options *options, size_t n_tokens, size_t n_seqs,
+                  leank_plan *out) {
+  leank_plan_options plan;
+  leank_error err;
+  leank_plan_options_default(&plan);
+  plan.n_ctx = n_tokens;
+  plan.n_seqs = n_seqs;
+  plan.kv_type = (leank_kv_type)options->kv_type;
+  plan.prefill_chunk = options->prefill_chunk;
+  if (mask) {
+    plan.n_sink = options->n_sink;
+    plan.n_recent = options->n_recent;
+  }
+  if (leank_plan_make(info, mask, &plan, out, &err) != LEANK_OK) return cli_fail(&err);
+  return CLI_GO;
+}

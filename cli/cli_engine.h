@@ -1,0 +1,64 @@
+/* A model, perhaps a mask, and the options with which sessions over them are opened. */
+#ifndef LEANK_CLI_ENGINE_H
+#define LEANK_CLI_ENGINE_H
+
+#include <leank/leank.h>
+
+#include "cli_options.h"
+
+typedef struct cli_engine_options {
+  const char *mask; /* path, or NULL: dense */
+  size_t n_threads; /* 0 = the library's choice */
+  size_t prefill_chunk, n_sink, n_recent;
+  int cpu, kv_type, policy; /* policy -1 = the mask's */
+  bool mean_compensation;   /* false = the mask's */
+} cli_engine_options;
+
+void cli_engine_options_default(cli_engine_options *options);
+
+/* Rows for a command's table; e is a cli_engine_options. */
+#define CLI_MASK_ROW(e)                                                                            \
+  { 'm', "mask", CLI_TEXT, &(e).mask, "FILE", "mask file (.safetensors or .pth)" }
+#define CLI_SPLIT_ROWS(e)                                                                          \
+  {0, "n-sink", CLI_SIZE, &(e).n_sink, "N", "first tokens kept in full"}, {                        \
+    0, "n-recent", CLI_SIZE, &(e).n_recent, "N", "last tokens kept in full"                        \
+  }
+#define CLI_KV_TYPE_ROW(e)                                                                         \
+  { 0, "kv-type", CLI_CHOICE, &(e).kv_type, "bf16|f32", "type of the cache (bf16)" }
+#define CLI_ENGINE_ROWS(e)                                                                         \
+  CLI_MASK_ROW(e), CLI_SPLIT_ROWS(e), CLI_KV_TYPE_ROW(e),                                          \
+      {0, "policy", CLI_CHOICE, &(e).policy, "drop|mean", "heads that keep nothing (the mask's)"}, \
+      {0,        "mean-comp",                                                                      \
+       CLI_FLAG, &(e).mean_compensation,                                                           \
+       NULL,     "the mean stands in for pruned channels"},                                        \
+      {0, "prefill-chunk", CLI_SIZE, &(e).prefill_chunk, "N", "rows computed together"},           \
+      {0, "threads", CLI_SIZE, &(e).n_threads, "N", "threads (all processors)"}, {                 \
+    0, "cpu", CLI_CHOICE, &(e).cpu, "best|c|avx2|avx512|avx512bf16", "cap on the instruction set"  \
+  }
+
+typedef struct cli_engine {
+  leank_model *model;
+  const leank_model_info *info;
+  const leank_tokenizer *tokenizer; /* NULL where the model came without one */
+  leank_mask *mask;                 /* NULL: dense */
+  cli_engine_options options;
+} cli_engine;
+
+/* Opens both and checks that they fit; warns where the mask was made for other weights. Complains
+ * and returns CLI_FAILURE, else CLI_GO. cli_engine_close is due in either case. */
+int cli_engine_open(const char *model_path, const cli_engine_options *options, cli_engine *out);
+void cli_engine_close(cli_engine *engine);
+
+/* A session of one sequence with room for n_ctx tokens; masked as said (masked needs a mask).
+ * Complains and returns CLI_FAILURE, else CLI_GO. */
+int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, leank_session **out);
+
+/* The memory plan of n_seqs sequences of n_tokens, dense or masked as cli_engine_session does. */
+int cli_make_plan(const leank_model_info *info, const leank_mask *mask,
+                  const cli_engine_options *options, size_t n_tokens, size_t n_seqs,
+                  leank_plan *out);
+
+/* Checks that the mask fits the model and warns where it was made for other weights. */
+int cli_check_mask(const leank_mask *mask, const leank_model_info *info);
+
+#endif

@@ -1,0 +1,29 @@
+/* Metadata of masks that the program makes. */
+#ifndef LEANK_CLI_MASK_META_H
+#define LEANK_CLI_MASK_META_H
+
+#include <leank/mask.h>
+
+#include "cli_options.h"
+
+/* How the mask is to be deployed; SIZE_MAX and -1: as it is. */
+typedef struct mask_meta {
+  size_t n_sink, n_recent;
+  int policy;
+  bool mean_compensation;
+} mask_meta;
+
+#define MASK_META_ROWS(m)                                                                          \
+  {0, "n-sink", CLI_SIZE, &(m).n_sink, "N", "first tokens kept in full (128)"},                    \
+      {0, "n-recent", CLI_SIZE, &(m).n_recent, "N", "last tokens kept in full (768)"},             \
+      {0, "policy", CLI_CHOICE, &(m).policy, "drop|mean", "heads that keep nothing (drop)"}, {     \
+    0, "mean-comp", CLI_FLAG, &(m).mean_compensation, NULL,                                        \
+        "the mean stands in for pruned channels"                                                   \
+  }
+
+mask_meta mask_meta_default(void);
+void mask_meta_apply(const mask_meta *meta, leank_mask_info *info);
+/* Architecture and RoPE; not the sizes, which are the mask's own. */
+void mask_meta_from_model(leank_mask_info *info, const leank_model_info *model);
+
+#endif
