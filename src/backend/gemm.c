@@ -21,7 +21,9 @@ typedef struct worker {
   size_t n_shapes;
   unsigned char *plain, *packed; /* one column tile of weights, two orders */
   size_t plain_bytes, packed_bytes;
-  float *out; /* [row tile][column tile] */
+  float *out;          /* [row tile][column tile] */
+  leank_status status; /* of this worker's items in the present product */
+  leank_error err;
 } worker;
 
 struct lk_gemm {
@@ -134,8 +136,6 @@ typedef struct gemm_job {
   float *y;
   size_t n_rows;
   bool add;
-  leank_status status; /* of the first item that failed */
-  leank_error err;
 } gemm_job;
 
 /* Item: one row tile of x becomes operands; rows behind the last become zero. */
@@ -199,14 +199,8 @@ cleanup:
 
 static void column_item(void *ctx, size_t item, size_t thread) {
   gemm_job *job = ctx;
-  leank_error err = {0};
-  leank_status status = run_column_tile(job, item, &job->g->workers[thread], &err);
-  if (status == LEANK_OK) return;
-#pragma omp critical(lk_gemm_error)
-  if (job->status == LEANK_OK) {
-    job->status = status;
-    job->err = err;
-  }
+  worker *w = &job->g->workers[thread];
+  if (w->status == LEANK_OK) w->status = run_column_tile(job, item, w, &w->err);
 }
 
 leank_status lk_gemm_run(lk_gemm *g, const lk_tensor *w, const float *bias, const float *x,
@@ -216,7 +210,12 @@ leank_status lk_gemm_run(lk_gemm *g, const lk_tensor *w, const float *bias, cons
   gemm_job job = {.g = g, .w = w, .bias = bias, .x = x, .y = y, .n_rows = n_rows, .add = add};
   lk_parallel_for(g->n_threads, padded(n_rows) / LK_GEMM_ROW_TILE, convert_rows, &job);
   const size_t n_items = (w->n_rows + LK_GEMM_COL_TILE - 1) / LK_GEMM_COL_TILE;
+  for (size_t i = 0; i < g->n_threads; i++) g->workers[i].status = LEANK_OK;
   lk_parallel_for(g->n_threads, n_items, column_item, &job);
-  if (job.status != LEANK_OK && err) *err = job.err;
-  return job.status;
+  for (size_t i = 0; i < g->n_threads; i++) {
+    if (g->workers[i].status == LEANK_OK) continue;
+    if (err) *err = g->workers[i].err;
+    return g->workers[i].status;
+  }
+  return LEANK_OK;
 }
