@@ -1,4 +1,5 @@
-/* The functions behind lk_attend_variants, one pair per type and instruction set. */
+/* The functions behind lk_attend_variants, per type and instruction set: one function for both
+ * shapes, or one for each. */
 #ifndef LK_KERNELS_ATTEND_KERNELS_H
 #define LK_KERNELS_ATTEND_KERNELS_H
 
@@ -6,5 +7,11 @@
 
 void lk_attend_bf16_c(const lk_attend_args *args);
 void lk_attend_f32_c(const lk_attend_args *args);
+void lk_attend_bf16_avx2(const lk_attend_args *args);
+void lk_attend_f32_avx2(const lk_attend_args *args);
+void lk_attend_bf16_avx512(const lk_attend_args *args);
+void lk_attend_f32_avx512(const lk_attend_args *args);
+void lk_attend_decode_bf16_avx512bf16(const lk_attend_args *args);
+void lk_attend_rows_bf16_avx512bf16(const lk_attend_args *args);
 
 #endif

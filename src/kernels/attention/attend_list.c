@@ -5,7 +5,19 @@
 
 const lk_attend_variant lk_attend_variants[] = {
     {"attend_bf16_c", LEANK_KV_BF16, LEANK_CPU_C, lk_attend_bf16_c, lk_attend_bf16_c},
+#if defined(__x86_64__)
+    {"attend_bf16_avx2", LEANK_KV_BF16, LEANK_CPU_AVX2, lk_attend_bf16_avx2, lk_attend_bf16_avx2},
+    {"attend_bf16_avx512", LEANK_KV_BF16, LEANK_CPU_AVX512, lk_attend_bf16_avx512,
+     lk_attend_bf16_avx512},
+    {"attend_bf16_avx512bf16", LEANK_KV_BF16, LEANK_CPU_AVX512BF16,
+     lk_attend_decode_bf16_avx512bf16, lk_attend_rows_bf16_avx512bf16},
+#endif
     {"attend_f32_c", LEANK_KV_F32, LEANK_CPU_C, lk_attend_f32_c, lk_attend_f32_c},
+#if defined(__x86_64__)
+    {"attend_f32_avx2", LEANK_KV_F32, LEANK_CPU_AVX2, lk_attend_f32_avx2, lk_attend_f32_avx2},
+    {"attend_f32_avx512", LEANK_KV_F32, LEANK_CPU_AVX512, lk_attend_f32_avx512,
+     lk_attend_f32_avx512},
+#endif
     {NULL, LEANK_KV_BF16, LEANK_CPU_C, NULL, NULL},
 };
 
@@ -19,8 +31,10 @@ const lk_attend_variant *lk_attend_select(leank_kv_type type, leank_cpu_level le
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
-/* One page widened to fp32, K and V, and the rows of q in both kinds. */
+/* The accumulators with D rounded up to whole vectors; q and q_lean in bf16; V of a page in pairs.
+ */
 size_t lk_attend_scratch_bytes(size_t n_q, size_t head_dim) {
   const size_t padded = round_up(head_dim, 32);
-  return (2 * LK_PAGE_TOKENS + 2 * n_q) * padded * sizeof(float);
+  return round_up(n_q * padded * 4, 64) + 2 * round_up(n_q * head_dim * 2, 64) +
+         LK_PAGE_TOKENS * padded * 2;
 }
