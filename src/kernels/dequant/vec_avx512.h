@@ -49,7 +49,7 @@ VEC_FN __m256i vec_round_bf16(vec x) {
   const __m512i u = _mm512_castps_si512(x);
   const __m512i even = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
   const __m512i up = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), even);
-  const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  const __mmask16 is_nan = _mm512_fpclass_ps_mask(x, 0x81); /* quiet or signalling */
   const __m512i r = _mm512_mask_or_epi32(up, is_nan, u, _mm512_set1_epi32(0x400000));
   return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
 }

@@ -6,6 +6,7 @@
 #ifndef LK_KERNELS_WIDEN_AVX512_H
 #define LK_KERNELS_WIDEN_AVX512_H
 
+#include "kernels/dequant/dtype_each.h"
 #include "kernels/dequant/vec_avx512.h"
 #include "kernels/dequant/widen_unpacked.h"
 
