@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attend_bench.h"
 #include "attend_f64.h"
 #include "base/dtype.h"
 #include "base/rng.h"
@@ -436,8 +437,6 @@ static void check_merge_edges(checkkern *ck) {
                    (double)out[0], (double)out[1]);
 }
 
-/* ---- speed ---- */
-
 void check_attend(checkkern *ck) {
   for (const lk_attend_variant *v = lk_attend_variants; v->name; v++) {
     if (!checkkern_wants(ck, v->name, v->level)) continue;
@@ -446,6 +445,7 @@ void check_attend(checkkern *ck) {
     check_subject(ck, &rows);
     check_key_counts(ck, &decode);
     check_key_counts(ck, &rows);
+    if (ck->bench) attend_bench(v);
   }
   check_merge_edges(ck);
   for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AVX512BF16; level++)

@@ -43,8 +43,8 @@ static inline void softmax_page(const float *x, size_t n_keys, leank_kv_type typ
 
 static inline size_t n_visible(const lk_page_view *page, int64_t q_pos) {
   if (q_pos < page->pos) return 0;
-  const int64_t n = q_pos - page->pos + 1;
-  return n < (int64_t)page->n_keys ? (size_t)n : page->n_keys;
+  const int64_t behind = q_pos - page->pos;
+  return behind < (int64_t)page->n_keys ? (size_t)behind + 1 : page->n_keys;
 }
 
 static inline void attend_row(leank_kv_type type, const lk_attend_args *a, size_t r) {

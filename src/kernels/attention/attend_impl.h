@@ -38,8 +38,8 @@ typedef struct attend_tile {
 
 static size_t visible_keys(const lk_page_view *page, int64_t q_pos) {
   if (q_pos < page->pos) return 0;
-  const int64_t n = q_pos - page->pos + 1;
-  return n < (int64_t)page->n_keys ? (size_t)n : page->n_keys;
+  const int64_t behind = q_pos - page->pos;
+  return behind < (int64_t)page->n_keys ? (size_t)behind + 1 : page->n_keys;
 }
 
 static void tile_visibility(const attend_job *job, const lk_page_view *page, attend_tile *tile) {
