@@ -136,7 +136,7 @@ leank_status leank_plan_make(const leank_model_info *model, const leank_mask *ma
                              const leank_plan_options *options, leank_plan *out, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_geometry geometry = {0};
-  leank_session_options o, resolved;
+  leank_session_options o, resolved = {0};
   leank_session_options_default(&o);
   o.mask = mask;
   o.n_ctx = options->n_ctx;
