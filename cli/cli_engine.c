@@ -13,12 +13,14 @@ void cli_engine_options_default(cli_engine_options *options) {
   };
 }
 
-int cli_check_mask(const leank_mask *mask, const leank_model_info *info) {
+int cli_check_mask(const leank_mask *mask, const char *path, const leank_model_info *info) {
   leank_error err;
   bool same_weights = true;
-  if (leank_mask_check(mask, info, &same_weights, &err) != LEANK_OK) return cli_fail(&err);
+  if (leank_mask_check(mask, info, &same_weights, &err) != LEANK_OK) {
+    return cli_complain("%s: %s", path, err.message);
+  }
   if (!same_weights) {
-    cli_warn("the mask was made for a model with other weights (fingerprint %s, this model %s)",
+    cli_warn("%s: made for a model with other weights (fingerprint %s, this model %s)", path,
              leank_mask_get_info(mask)->fingerprint, info->fingerprint);
   }
   return CLI_GO;
@@ -42,7 +44,7 @@ int cli_engine_open(const char *model_path, const cli_engine_options *options, c
   if (status != LEANK_OK) return cli_fail(&err);
   out->info = leank_model_get_info(out->model);
   out->tokenizer = leank_model_get_tokenizer(out->model);
-  return out->mask ? cli_check_mask(out->mask, out->info) : CLI_GO;
+  return out->mask ? cli_check_mask(out->mask, options->mask, out->info) : CLI_GO;
 }
 
 void cli_engine_close(cli_engine *engine) {

@@ -58,7 +58,8 @@ int cli_make_plan(const leank_model_info *info, const leank_mask *mask,
                   const cli_engine_options *options, size_t n_tokens, size_t n_seqs,
                   leank_plan *out);
 
-/* Checks that the mask fits the model and warns where it was made for other weights. */
-int cli_check_mask(const leank_mask *mask, const leank_model_info *info);
+/* Checks that the mask (read from path) fits the model and warns where it was made for other
+ * weights. */
+int cli_check_mask(const leank_mask *mask, const char *path, const leank_model_info *info);
 
 #endif

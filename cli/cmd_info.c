@@ -83,20 +83,22 @@ static void print_plan(const info_options *o, const leank_plan *dense, const lea
                         l->wide_reserved + l->lean_reserved};
   printf("\nplan for %zu sequence%s of %zu tokens, %s\n", o->batch, o->batch == 1 ? "" : "s",
          o->n_ctx, cli_kv_type_name(o->engine.kv_type));
-  printf("%-36s %18s %18s %9s\n", "", "dense", lean ? "LeanK" : "", lean ? "of dense" : "");
+  printf("%-36s %18s", "", "dense");
+  if (lean) printf(" %18s %9s", "LeanK", "of dense");
+  putchar('\n');
 #define ROW(label, field, percent) row(label, dense->field, lean ? &l->field : NULL, percent)
-  row("bytes per middle token", dense->bytes_per_wide_token, lean ? &l->bytes_per_lean_token : NULL,
-      true);
-  ROW("bytes per sink or recent token", bytes_per_wide_token, true);
-  ROW("full tokens of a sequence", n_wide_tokens, false);
-  ROW("middle tokens of a sequence", n_lean_tokens, false);
+  if (lean)
+    row("bytes per middle token", dense->bytes_per_wide_token, &l->bytes_per_lean_token, true);
+  ROW(lean ? "bytes per sink or recent token" : "bytes per token", bytes_per_wide_token, true);
+  if (lean) ROW("sink and recent tokens of a sequence", n_wide_tokens, false);
+  if (lean) ROW("middle tokens of a sequence", n_lean_tokens, false);
   ROW("wide pages", n_wide_pages, false);
-  ROW("lean pages", n_lean_pages, false);
+  if (lean) ROW("lean pages", n_lean_pages, false);
   row("KV bytes stored", stored[0], lean ? &stored[1] : NULL, true);
   row("KV bytes reserved", reserved[0], lean ? &reserved[1] : NULL, true);
   ROW("prefill scratch bytes", prefill_scratch, true);
   ROW("other scratch bytes", other_scratch, true);
-  ROW("weight bytes", weights, false);
+  if (dense->weights) ROW("weight bytes", weights, false);
 #undef ROW
 }
 
@@ -188,7 +190,7 @@ int cmd_info(int argc, char **argv) {
   if (o.engine.mask && leank_mask_open(o.engine.mask, &mask, &err) != LEANK_OK) {
     return cli_fail(&err);
   }
-  if (mask) code = cli_check_mask(mask, &info);
+  if (mask) code = cli_check_mask(mask, o.engine.mask, &info);
   if (code == CLI_GO) code = report(model[0], &o, &info, mask);
   leank_mask_close(&mask);
   return code;

@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Help, wrong usage, files that are not there or not what they should be.
+# shellcheck source=tests/cli/cli_test.sh
+. "$(dirname "$0")/cli_test.sh"
+model=$data/tiny/llama-plain.gguf
+
+# ---- help ----
+leank help
+expect_code 0
+expect_no_err
+expect_file help.txt
+leank
+expect_code 2
+expect_file help.txt
+leank --help
+expect_code 0
+expect_file help.txt
+leank --version
+expect_code 0
+expect_out '^leank [0-9]+\.[0-9]+\.[0-9]+$'
+for command in run info mask tokenize bench "mask show" "mask score" "mask import" "mask export"; do
+  # shellcheck disable=SC2086
+  leank $command --help
+  expect_code 0
+  expect_no_err
+  expect_out "^usage: leank $command"
+done
+leank help run
+expect_code 0
+expect_out '^usage: leank run'
+
+# ---- wrong usage: 2 ----
+leank fly
+expect_failure 2 "unknown command 'fly'"
+leank help fly
+expect_failure 2 "unknown command 'fly'"
+leank mask fly
+expect_failure 2 "unknown command 'mask fly'"
+leank mask
+expect_code 2
+for command in run info tokenize "mask show" "mask score" "mask import" "mask export" "bench decode"; do
+  # shellcheck disable=SC2086
+  leank $command
+  expect_failure 2 'argument is missing'
+  # shellcheck disable=SC2086
+  leank $command --fly "$model"
+  expect_failure 2 "unknown option '--fly'"
+  # shellcheck disable=SC2086
+  leank $command -Z "$model"
+  expect_failure 2 "unknown option '-Z'"
+done
+leank run "$model" another -p x
+expect_failure 2 "unexpected argument 'another'"
+leank run "$model" -p
+expect_failure 2 'needs a value'
+leank run "$model" --json=yes -p x
+expect_failure 2 'takes no value'
+leank run "$model" -p x -f y
+expect_failure 2 'exclude each other'
+leank run "$model" -p x --compare
+expect_failure 2 '--compare needs --mask'
+leank run "$model" -p x --raw --chat
+expect_failure 2 'exclude each other'
+for bad in x 1.5 -3 4g 99999999999999999999 18446744073709551615k ''; do
+  leank run "$model" -p x -n "$bad"
+  expect_failure 2 'option --predict'
+done
+for bad in nan inf 1e999 hot; do
+  leank run "$model" -p x --temp "$bad"
+  expect_failure 2 'option --temp'
+done
+leank run "$model" -p x --kv-type f64
+expect_failure 2 'one of bf16\|f32'
+leank bench fly "$model"
+expect_failure 2 "not 'fly'"
+leank bench decode "$model" --lengths 512,,4k
+expect_failure 2 'option --lengths'
+leank bench decode "$model" --lengths 0
+expect_failure 2 'option --lengths'
+leank mask score "$model" --method random
+expect_failure 2 '-o is missing'
+leank mask score "$model" -o "$work/m"
+expect_failure 2 '--method is missing'
+leank mask score "$model" -o "$work/m" --method magic
+expect_failure 2 'one of random'
+leank mask score "$model" -o "$work/m" --method random --ratio 1.5
+expect_failure 2 'between 0 and 1'
+
+# ---- files: 1 ----
+head -c 1000 "$model" >"$work/cut.gguf"
+head -c "$(($(wc -c <"$model") - 100))" "$model" >"$work/cut-tail.gguf"
+: >"$work/empty"
+mkdir "$work/folder"
+for file in nowhere.gguf cut.gguf cut-tail.gguf empty folder; do
+  for command in info "run -p x" "tokenize -p x" "bench prefill" "mask score -o $work/m --method energy"; do
+    [ "$file" = cut-tail.gguf ] && [ "${command%% *}" = tokenize ] && continue
+    # shellcheck disable=SC2086
+    leank $command "$work/$file"
+    expect_failure 1 "$work/$file"
+    expect_no_out
+  done
+  leank mask show "$work/$file"
+  expect_failure 1 "$work/$file"
+  leank run "$model" -p x --mask "$work/$file"
+  expect_failure 1 "$work/$file"
+done
+[ ! -e "$work/m" ]
+check $? "a failed score leaves no file"
+leank run "$model" -f "$work/nowhere.txt"
+expect_failure 1 "nowhere.txt: No such file"
+leank run "$model" -f "$work/folder"
+expect_failure 1 "folder: Is a directory"
+
+# ---- output that cannot be written: 1 ----
+if [ -c /dev/full ]; then
+  ran="leank info >/dev/full"
+  "$program" info "$model" >/dev/full 2>"$work/err"
+  code=$?
+  : >"$work/out"
+  expect_failure 1 'cannot write the output'
+fi
+
+# ---- a model's own strings do not reach the terminal as control characters ----
+leank info "$(printf '%s/esc\033[31m' "$work")"
+expect_failure 1 'esc\?\[31m'
+finish
