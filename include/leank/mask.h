@@ -41,9 +41,9 @@ typedef struct leank_mask_info {
 LEANK_API void leank_mask_info_default(leank_mask_info *info);
 
 /* A mask from kept[L][Hk][D] (0 or 1, half order) and, optionally, alpha[L][Hk][D] in [0,1] (may be
- * NULL). Both are copied. info gives the sizes and the story; ratio_reached is computed.
- * LEANK_E_ARGUMENT for sizes of 0, an odd D, n_sink not a multiple of 64, values other than 0, 1.
- */
+ * NULL). Both are copied. info gives the sizes and the story; ratio_reached is computed, order is
+ * ignored. LEANK_E_ARGUMENT for sizes of 0, an odd D, n_sink not a multiple of 64, values other
+ * than 0, 1, a head that keeps neither a multiple of align nor all, texts that are no UTF-8. */
 LEANK_API leank_status leank_mask_create(const leank_mask_info *info, const uint8_t *kept,
                                          const float *alpha, leank_mask **out, leank_error *err);
 
@@ -65,7 +65,7 @@ LEANK_API const leank_mask_info *leank_mask_get_info(const leank_mask *mask);
 LEANK_API const uint8_t *leank_mask_get_kept(const leank_mask *mask);
 /* alpha[L][Hk][D] or NULL; owned by the mask. */
 LEANK_API const float *leank_mask_get_alpha(const leank_mask *mask);
-/* Number of kept channels Dk(l, h). */
+/* Number of kept channels Dk(l, h); 0 for a head out of range. */
 LEANK_API size_t leank_mask_n_kept(const leank_mask *mask, size_t layer, size_t kv_head);
 
 /* LEANK_OK where the mask fits the model; LEANK_E_MISMATCH with a message that says what differs
@@ -86,7 +86,10 @@ typedef enum leank_budget {
  * the count of scores >= threshold (> threshold where the threshold is the smallest score), rounded
  * half up to a multiple of `align`, clamped to D; that many largest scores of the head are kept,
  * ties by lower index. per head: the count is (1 - ratio) * D, rounded alike.
- * exact: searches the threshold whose rounded counts come closest to the ratio. */
+ * exact: searches the threshold whose rounded counts come closest to the ratio (of two, the one
+ * that keeps more); per head it changes nothing. ratio 0 keeps everything, whatever align is.
+ * LEANK_E_ARGUMENT for sizes of 0, a ratio outside [0,1], align outside 1 .. 65536, scores that
+ * are not finite. */
 LEANK_API leank_status leank_mask_round(const float *scores, size_t n_layers, size_t n_kv_heads,
                                         size_t head_dim, double ratio, size_t align,
                                         leank_budget budget, bool exact, uint8_t *kept,

@@ -15,7 +15,8 @@ typedef struct lk_gguf lk_gguf;
  * tensor sizes and offsets against the file. LEANK_E_IO, _FORMAT (with offset), _UNSUPPORTED
  * (version, tensor type by name), _MEMORY. */
 leank_status lk_gguf_open(const char *path, lk_gguf **out, leank_error *err);
-/* The same over bytes of the caller, which must outlive it. name: for messages. */
+/* The same over bytes of the caller, which must outlive it and be aligned as the tensors are meant
+ * to be (data lie at multiples of general.alignment from the first byte). name: for messages. */
 leank_status lk_gguf_open_memory(const void *bytes, size_t n_bytes, const char *name, lk_gguf **out,
                                  leank_error *err);
 void lk_gguf_close(lk_gguf **gguf);
@@ -29,7 +30,8 @@ bool lk_gguf_u64(const lk_gguf *gguf, const char *key, uint64_t *out);
 bool lk_gguf_f64(const lk_gguf *gguf, const char *key, double *out);
 bool lk_gguf_bool(const lk_gguf *gguf, const char *key, bool *out);
 bool lk_gguf_str(const lk_gguf *gguf, const char *key, const char **out, size_t *n_bytes);
-/* Arrays: of strings, and of any integers. The count is of elements. */
+/* Arrays: of strings, and of any numbers. The count is of elements. Every access is O(1) in the
+ * array. array_str points into the file: the bytes are not NUL-terminated. */
 bool lk_gguf_array_count(const lk_gguf *gguf, const char *key, size_t *n);
 bool lk_gguf_array_str(const lk_gguf *gguf, const char *key, size_t i, const char **out,
                        size_t *n_bytes);

@@ -376,3 +376,16 @@ leank_status lk_mask_file_save(const lk_mask_content *content, const char *path,
   return lk_safetensors_save(path, tensors, content->alpha ? 2 : 1,
                              (const char *const(*)[2])m.pairs, m.n, err);
 }
+
+leank_status lk_mask_file_save_pth(const lk_mask_content *content, const char *path,
+                                   leank_error *err) {
+  const leank_mask_info *info = &content->info;
+  const size_t n = info->n_layers * info->n_kv_heads * info->head_dim;
+  float *values = lk_alloc(LK_MEM_OTHER, n, sizeof *values);
+  if (!values) return lk_fail(err, LEANK_E_MEMORY, -1, "%s: out of memory", path);
+  for (size_t i = 0; i < n; i++) values[i] = content->kept[i];
+  const lk_pth_array array = {info->n_layers, info->n_kv_heads, info->head_dim, values};
+  leank_status status = lk_pth_save(path, &array, err);
+  lk_free(values);
+  return status;
+}

@@ -23,6 +23,8 @@ typedef enum lk_st_type {
 
 enum { LK_ST_MAX_DIMS = 8 };
 
+/* LK_ST_OTHER are unsigned, 8-bit float and complex types: known in size, not in meaning. n_dims 0
+ * is a scalar. data may be unaligned for its type: the format does not promise alignment. */
 typedef struct lk_st_tensor {
   const char *name;
   lk_st_type type;
@@ -41,13 +43,16 @@ leank_status lk_safetensors_open_memory(const void *bytes, size_t n_bytes, const
                                         lk_safetensors **out, leank_error *err);
 void lk_safetensors_close(lk_safetensors **st);
 
+/* Tensors, in the order of their data. */
 size_t lk_safetensors_n_tensors(const lk_safetensors *st);
 const lk_st_tensor *lk_safetensors_at(const lk_safetensors *st, size_t i);
 const lk_st_tensor *lk_safetensors_find(const lk_safetensors *st, const char *name); /* or NULL */
 /* A string of __metadata__, or NULL. */
 const char *lk_safetensors_metadata(const lk_safetensors *st, const char *key);
 
-/* Writes a file atomically. metadata: n_metadata pairs key, value. */
+/* Writes a file atomically, wide types first, so that data are aligned. metadata: n_metadata pairs
+ * key, value. LEANK_E_ARGUMENT (a name twice, text that is no UTF-8, LK_ST_OTHER, n_bytes other
+ * than type and shape give), _IO, _MEMORY. */
 leank_status lk_safetensors_save(const char *path, const lk_st_tensor *tensors, size_t n_tensors,
                                  const char *const (*metadata)[2], size_t n_metadata,
                                  leank_error *err);

@@ -5,7 +5,6 @@
 #include "base/alloc.h"
 #include "base/map.h"
 #include "formats/mask_file.h"
-#include "formats/pth.h"
 #include "mask/mask.h"
 
 /* From the file's channel order to half; element = bytes of one value. */
@@ -67,25 +66,21 @@ leank_status leank_mask_open(const char *path, leank_mask **out, leank_error *er
   return status;
 }
 
-leank_status leank_mask_save(const leank_mask *mask, const char *path, leank_error *err) {
-  if (!mask || !path) return lk_fail(err, LEANK_E_ARGUMENT, -1, "mask: an argument is NULL");
+/* The mask as a file's content; the arrays stay the mask's. */
+static lk_mask_content content_of(const leank_mask *mask) {
   lk_mask_content content = {mask->info, mask->kept, mask->alpha};
   content.info.order = LEANK_ORDER_HALF;
+  return content;
+}
+
+leank_status leank_mask_save(const leank_mask *mask, const char *path, leank_error *err) {
+  if (!mask || !path) return lk_fail(err, LEANK_E_ARGUMENT, -1, "mask: an argument is NULL");
+  const lk_mask_content content = content_of(mask);
   return lk_mask_file_save(&content, path, err);
 }
 
 leank_status leank_mask_save_pth(const leank_mask *mask, const char *path, leank_error *err) {
-  leank_status status = LEANK_OK;
-  float *values = NULL;
-  LK_FAIL_IF(!mask || !path, err, LEANK_E_ARGUMENT, -1, "mask: an argument is NULL");
-  const leank_mask_info *info = &mask->info;
-  const size_t n = info->n_layers * info->n_kv_heads * info->head_dim;
-  values = lk_alloc(LK_MEM_OTHER, n, sizeof *values);
-  LK_FAIL_IF(!values, err, LEANK_E_MEMORY, -1, "%s: out of memory", path);
-  for (size_t i = 0; i < n; i++) values[i] = mask->kept[i];
-  const lk_pth_array array = {info->n_layers, info->n_kv_heads, info->head_dim, values};
-  LK_TRY(lk_pth_save(path, &array, err));
-cleanup:
-  lk_free(values);
-  return status;
+  if (!mask || !path) return lk_fail(err, LEANK_E_ARGUMENT, -1, "mask: an argument is NULL");
+  const lk_mask_content content = content_of(mask);
+  return lk_mask_file_save_pth(&content, path, err);
 }
