@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "base/map.h"
+#include "formats/printable.h"
 #include "model/model_loader.h"
 
 enum { MAX_CONFIG_BYTES = 4 << 20 };
@@ -13,6 +14,11 @@ typedef struct reader {
   const char *path;
   leank_error *err;
 } reader;
+
+/* A string for a message. */
+static lk_printable_text show(const char *text) {
+  return text ? lk_printable(text, strlen(text)) : lk_printable("(none)", 6);
+}
 
 /* json null counts as absent. */
 static const json_t *get(const json_t *object, const char *key) {
@@ -63,15 +69,15 @@ static leank_status read_architecture(const reader *r, const json_t *config,
   const json_t *list = get(config, "architectures");
   const char *name = json_string_value(json_array_get(list, 0));
   const char *type = json_string_value(get(config, "model_type"));
-  const char *shown = name ? name : type ? type : "(none)";
+  const char *shown = name ? name : type ? type : "";
   const char *arch = NULL;
   if (strcmp(shown, "LlamaForCausalLM") == 0 || (!name && strcmp(shown, "llama") == 0))
     arch = "llama";
   if (strcmp(shown, "Qwen2ForCausalLM") == 0 || (!name && strcmp(shown, "qwen2") == 0))
     arch = "qwen2";
   LK_FAIL_IF(!arch, r->err, LEANK_E_UNSUPPORTED, -1,
-             "%s: architecture %.80s is not supported (LlamaForCausalLM and Qwen2ForCausalLM are)",
-             r->path, shown);
+             "%s: architecture %s is not supported (LlamaForCausalLM and Qwen2ForCausalLM are)",
+             r->path, show(shown).text);
   lk_model_copy_name(info->architecture, sizeof info->architecture, arch, strlen(arch));
   info->order = LEANK_ORDER_HALF;
   name = json_string_value(get(config, "_name_or_path"));
@@ -87,7 +93,7 @@ static leank_status refuse_layer_types(const reader *r, const json_t *config) {
   json_array_foreach(list, i, item) {
     const char *type = json_string_value(item);
     LK_FAIL_IF(!type || strcmp(type, "full_attention") != 0, r->err, LEANK_E_UNSUPPORTED, -1,
-               "%s: layer type %.60s is not supported", r->path, type ? type : "(none)");
+               "%s: layer type %s is not supported", r->path, show(type).text);
   }
 cleanup:
   return status;
@@ -100,7 +106,7 @@ static leank_status refuse_extras(const reader *r, const json_t *config) {
   bool sliding = false, mlp_bias = false;
   double rotary = 1;
   LK_FAIL_IF(!act_name || strcmp(act_name, "silu") != 0, r->err, LEANK_E_UNSUPPORTED, -1,
-             "%s: hidden_act %.60s is not supported", r->path, act_name ? act_name : "(none)");
+             "%s: hidden_act %s is not supported", r->path, show(act_name).text);
   LK_TRY(read_bool(r, config, "use_sliding_window", &sliding));
   LK_FAIL_IF(sliding, r->err, LEANK_E_UNSUPPORTED, -1,
              "%s: a sliding window (use_sliding_window) is not supported", r->path);
@@ -185,9 +191,10 @@ static leank_status read_scaling(const reader *r, const json_t *rope, leank_mode
   const char *type = type_value ? json_string_value(type_value) : "default";
   LK_FAIL_IF(!type, r->err, LEANK_E_FORMAT, -1, "%s: rope_type is not a string", r->path);
   if (strcmp(type, "default") == 0) return LEANK_OK;
-  LK_FAIL_IF(
-      strcmp(type, "linear") != 0 && strcmp(type, "llama3") != 0 && strcmp(type, "yarn") != 0,
-      r->err, LEANK_E_UNSUPPORTED, -1, "%s: RoPE scaling %.60s is not supported", r->path, type);
+  LK_FAIL_IF(strcmp(type, "linear") != 0 && strcmp(type, "llama3") != 0 &&
+                 strcmp(type, "yarn") != 0,
+             r->err, LEANK_E_UNSUPPORTED, -1, "%s: RoPE scaling %s is not supported", r->path,
+             show(type).text);
   LK_TRY(read_number(r, rope, "factor", true, &info->rope_factor));
   if (strcmp(type, "linear") == 0) {
     info->rope_scaling = LEANK_ROPE_LINEAR;
@@ -234,7 +241,9 @@ leank_status lk_model_config_read(const char *path, leank_model_info *info, lean
   json_error_t why;
   LK_TRY(lk_file_read(path, MAX_CONFIG_BYTES, &text, &n_bytes, err));
   config = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, &why);
-  LK_FAIL_IF(!config, err, LEANK_E_FORMAT, why.position, "%s: %s", path, why.text);
+  LK_FAIL_IF(!config && json_error_code(&why) == json_error_out_of_memory, err, LEANK_E_MEMORY, -1,
+             "%s: out of memory", path);
+  LK_FAIL_IF(!config, err, LEANK_E_FORMAT, why.position, "%s: %s", path, show(why.text).text);
   LK_FAIL_IF(!json_is_object(config), err, LEANK_E_FORMAT, 0, "%s: is no JSON object", path);
   LK_TRY(read_architecture(&r, config, info));
   LK_TRY(read_sizes(&r, config, info));

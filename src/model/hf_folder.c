@@ -9,9 +9,13 @@
 
 #include "base/alloc.h"
 #include "base/map.h"
+#include "formats/printable.h"
 #include "model/model_loader.h"
 
 enum { MAX_INDEX_BYTES = 64 << 20, MAX_SHARDS = 4096, MAX_FILE_NAME = 255 };
+
+static const char single_name[] = "model.safetensors";
+static const char index_name[] = "model.safetensors.index.json";
 
 /* Names of weight files, each once, sorted. */
 typedef struct file_names {
@@ -32,11 +36,12 @@ static char *join(const char *folder, const char *name) {
   return path;
 }
 
-static bool exists(const char *folder, const char *name) {
+static leank_status exists(const char *folder, const char *name, bool *out, leank_error *err) {
   char *path = join(folder, name);
-  bool found = path && access(path, F_OK) == 0;
+  if (!path) return lk_fail(err, LEANK_E_MEMORY, -1, "%s: out of memory", folder);
+  *out = access(path, F_OK) == 0;
   lk_free(path);
-  return found;
+  return LEANK_OK;
 }
 
 static size_t position_of(const file_names *list, const char *name) {
@@ -60,6 +65,11 @@ cleanup:
   return status;
 }
 
+/* A string for a message. */
+static lk_printable_text show(const char *text) {
+  return text ? lk_printable(text, strlen(text)) : lk_printable("(none)", 6);
+}
+
 /* A plain file of this folder: an index must not lead anywhere else. */
 static bool harmless_name(const char *name) {
   const char *suffix = ".safetensors";
@@ -78,8 +88,8 @@ static leank_status names_of_map(const json_t *map, const char *path, file_names
   json_object_foreach((json_t *)map, key, value) {
     const char *name = json_string_value(value);
     LK_FAIL_IF(!name || !harmless_name(name), err, LEANK_E_FORMAT, -1,
-               "%s: weight_map leads %.100s to %.100s, which is no safetensors file of this folder",
-               path, key, name ? name : "something that is no name");
+               "%s: weight_map leads %s to %s, which is no safetensors file of this folder", path,
+               show(key).text, show(name).text);
     LK_TRY(add_name(list, name, path, err));
   }
 cleanup:
@@ -93,7 +103,9 @@ static leank_status read_index(const char *path, json_t **out, leank_error *err)
   json_error_t why;
   LK_TRY(lk_file_read(path, MAX_INDEX_BYTES, &text, &n_bytes, err));
   *out = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, &why);
-  LK_FAIL_IF(!*out, err, LEANK_E_FORMAT, why.position, "%s: %s", path, why.text);
+  LK_FAIL_IF(!*out && json_error_code(&why) == json_error_out_of_memory, err, LEANK_E_MEMORY, -1,
+             "%s: out of memory", path);
+  LK_FAIL_IF(!*out, err, LEANK_E_FORMAT, why.position, "%s: %s", path, show(why.text).text);
 cleanup:
   lk_free(text);
   return status;
@@ -109,7 +121,7 @@ static leank_status check_map(const json_t *map, const char *path, const file_na
     const lk_model_entry *e = lk_model_files_find(files, key);
     const char *name = json_string_value(value);
     LK_FAIL_IF(!e || e->file != position_of(list, name), err, LEANK_E_FORMAT, -1,
-               "%s: tensor %.100s is not in %.100s", path, key, name);
+               "%s: tensor %s is not in %s", path, show(key).text, show(name).text);
   }
 cleanup:
   return status;
@@ -134,8 +146,8 @@ cleanup:
   return status;
 }
 
-static leank_status open_indexed(const char *folder, const char *index_name,
-                                 struct lk_model_files *files, leank_error *err) {
+static leank_status open_indexed(const char *folder, struct lk_model_files *files,
+                                 leank_error *err) {
   leank_status status = LEANK_OK;
   file_names list = {0};
   json_t *index = NULL;
@@ -171,12 +183,13 @@ cleanup:
   return status;
 }
 
-static leank_status open_listed(const char *folder, struct lk_model_files *files, bool *found,
-                                leank_error *err) {
+/* One file, or shards by their names. */
+static leank_status open_listed(const char *folder, bool single, struct lk_model_files *files,
+                                bool *found, leank_error *err) {
   leank_status status = LEANK_OK;
   file_names list = {0};
-  if (exists(folder, "model.safetensors"))
-    LK_TRY(add_name(&list, "model.safetensors", folder, err));
+  if (single)
+    LK_TRY(add_name(&list, single_name, folder, err));
   else
     LK_TRY(list_shards(folder, &list, err));
   *found = list.n > 0;
@@ -189,15 +202,17 @@ cleanup:
 leank_status lk_model_folder_open(const char *folder, struct lk_model_files *files,
                                   leank_model_info *info, bool *has_weights, leank_error *err) {
   leank_status status = LEANK_OK;
-  const char *index_name = "model.safetensors.index.json";
+  bool single = false, indexed = false;
   char *config = join(folder, "config.json");
   LK_FAIL_IF(!config, err, LEANK_E_MEMORY, -1, "%s: out of memory", folder);
   LK_TRY(lk_model_config_read(config, info, err));
   *has_weights = true;
-  if (!exists(folder, "model.safetensors") && exists(folder, index_name))
-    LK_TRY(open_indexed(folder, index_name, files, err));
+  LK_TRY(exists(folder, single_name, &single, err));
+  LK_TRY(exists(folder, index_name, &indexed, err));
+  if (!single && indexed)
+    LK_TRY(open_indexed(folder, files, err));
   else
-    LK_TRY(open_listed(folder, files, has_weights, err));
+    LK_TRY(open_listed(folder, single, files, has_weights, err));
 cleanup:
   lk_free(config);
   return status;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "formats/printable.h"
 #include "model/model_loader.h"
 
 /* A size a shape is made of. */
@@ -180,8 +181,9 @@ static leank_status refuse_leftovers(const binder *b) {
   for (size_t i = 0; i < b->files->n_entries; i++) {
     const lk_model_entry *e = &b->files->entries[i];
     LK_FAIL_IF(!e->bound && !harmless(b, e->name), b->err, LEANK_E_UNSUPPORTED, -1,
-               "%s: tensor %.200s has no place in a %s model of %zu layers", b->path, e->name,
-               b->info->architecture, b->info->n_layers);
+               "%s: tensor %s has no place in a %s model of %zu layers", b->path,
+               lk_printable(e->name, strlen(e->name)).text, b->info->architecture,
+               b->info->n_layers);
   }
 cleanup:
   return status;

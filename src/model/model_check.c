@@ -12,15 +12,15 @@ typedef struct size_rule {
 static leank_status check_sizes(const leank_model_info *m, const char *path, leank_error *err) {
   leank_status status = LEANK_OK;
   const size_rule rules[] = {
-      {"number of layers", m->n_layers, LK_MAX_LAYERS},
-      {"number of heads", m->n_heads, LK_MAX_HEADS},
-      {"number of key/value heads", m->n_kv_heads, LK_MAX_HEADS},
-      {"head dimension", m->head_dim, LK_MAX_HEAD_DIM},
-      {"hidden size", m->hidden, LK_MAX_WIDTH},
-      {"feed-forward size", m->ffn, LK_MAX_WIDTH},
-      {"vocabulary size", m->n_vocab, LK_MAX_VOCAB},
-      {"context length", m->n_ctx_train, LK_MAX_CONTEXT},
-      {"width of all heads", m->n_heads * m->head_dim, LK_MAX_WIDTH}, /* after its factors */
+      {"number of layers", m->n_layers, LK_MODEL_MAX_LAYERS},
+      {"number of heads", m->n_heads, LK_MODEL_MAX_HEADS},
+      {"number of key/value heads", m->n_kv_heads, LK_MODEL_MAX_HEADS},
+      {"head dimension", m->head_dim, LK_MODEL_MAX_HEAD_DIM},
+      {"hidden size", m->hidden, LK_MODEL_MAX_WIDTH},
+      {"feed-forward size", m->ffn, LK_MODEL_MAX_WIDTH},
+      {"vocabulary size", m->n_vocab, LK_MODEL_MAX_VOCAB},
+      {"context length", m->n_ctx_train, LK_MODEL_MAX_CONTEXT},
+      {"width of all heads", m->n_heads * m->head_dim, LK_MODEL_MAX_WIDTH}, /* after its factors */
   };
   for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
     LK_FAIL_IF(rules[i].value < 1 || rules[i].value > rules[i].max, err, LEANK_E_FORMAT, -1,
@@ -56,7 +56,7 @@ static leank_status check_numbers(const leank_model_info *m, const char *path, l
                   m->rope_high_freq <= m->rope_low_freq),
              err, LEANK_E_FORMAT, -1, "%s: RoPE scaling between %g and %g turns makes no sense",
              path, m->rope_low_freq, m->rope_high_freq);
-  LK_FAIL_IF(turns && (m->rope_orig_ctx < 1 || m->rope_orig_ctx > LK_MAX_CONTEXT), err,
+  LK_FAIL_IF(turns && (m->rope_orig_ctx < 1 || m->rope_orig_ctx > LK_MODEL_MAX_CONTEXT), err,
              LEANK_E_FORMAT, -1, "%s: RoPE original context %zu makes no sense", path,
              m->rope_orig_ctx);
 cleanup:

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "formats/printable.h"
 #include "model/model_loader.h"
 
 void lk_model_files_close(struct lk_model_files **files) {
@@ -82,7 +83,8 @@ leank_status lk_model_files_index(struct lk_model_files *files, const char *path
   qsort(files->entries, n, sizeof *files->entries, by_name);
   for (size_t i = 1; i < n; i++)
     LK_FAIL_IF(by_name(&files->entries[i - 1], &files->entries[i]) == 0, err, LEANK_E_FORMAT, -1,
-               "%s: tensor %.200s occurs twice", path, files->entries[i].name);
+               "%s: tensor %s occurs twice", path,
+               lk_printable(files->entries[i].name, strlen(files->entries[i].name)).text);
 cleanup:
   return status;
 }

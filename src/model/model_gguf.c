@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "formats/printable.h"
 #include "model/model_loader.h"
 
 enum { MAX_KEY = 128 };
@@ -59,7 +60,8 @@ static leank_status read_architecture(reader *r, leank_model_info *info) {
   r->arch = info->architecture;
   const bool llama = strcmp(r->arch, "llama") == 0;
   LK_FAIL_IF(!llama && strcmp(r->arch, "qwen2") != 0, r->err, LEANK_E_UNSUPPORTED, -1,
-             "%s: architecture %s is not supported (llama and qwen2 are)", r->path, r->arch);
+             "%s: architecture %s is not supported (llama and qwen2 are)", r->path,
+             lk_printable(arch, n_bytes).text);
   info->order = llama ? LEANK_ORDER_PAIRS : LEANK_ORDER_HALF;
   if (lk_gguf_str(r->gguf, "general.name", &name, &n_bytes))
     lk_model_copy_name(info->name, sizeof info->name, name, n_bytes);
@@ -173,7 +175,7 @@ static leank_status read_rope(const reader *r, leank_model_info *info) {
   leank_status status = LEANK_OK;
   char key[MAX_KEY];
   const char *type = "none";
-  size_t n_bytes;
+  size_t n_bytes = 0;
   bool named;
   info->rope_theta = 10000;
   info->rope_factor = 1;
@@ -191,8 +193,8 @@ static leank_status read_rope(const reader *r, leank_model_info *info) {
     info->rope_scaling = LEANK_ROPE_YARN;
     LK_TRY(read_yarn(r, info));
   } else {
-    LK_FAIL(r->err, LEANK_E_UNSUPPORTED, -1, "%s: RoPE scaling %.60s is not supported", r->path,
-            type);
+    LK_FAIL(r->err, LEANK_E_UNSUPPORTED, -1, "%s: RoPE scaling %s is not supported", r->path,
+            lk_printable(type, n_bytes).text);
   }
 cleanup:
   return status;

@@ -8,12 +8,12 @@
 
 /* Named maxima of a description: beyond them a file is taken to lie. */
 enum {
-  LK_MAX_LAYERS = 4096,
-  LK_MAX_HEADS = 65536,
-  LK_MAX_HEAD_DIM = 65534, /* channel numbers are 16 bits wide */
-  LK_MAX_WIDTH = 1 << 24,  /* hidden, ffn, heads * head_dim */
-  LK_MAX_VOCAB = 1 << 26,
-  LK_MAX_CONTEXT = 1 << 30
+  LK_MODEL_MAX_LAYERS = 4096,
+  LK_MODEL_MAX_HEADS = 65536,
+  LK_MODEL_MAX_HEAD_DIM = 65534, /* channel numbers are 16 bits wide */
+  LK_MODEL_MAX_WIDTH = 1 << 24,  /* hidden, ffn, heads * head_dim */
+  LK_MODEL_MAX_VOCAB = 1 << 26,
+  LK_MODEL_MAX_CONTEXT = 1 << 30
 };
 
 /* One tensor of a model's files. */

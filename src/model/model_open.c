@@ -6,9 +6,7 @@
 
 #include "base/alloc.h"
 #include "model/model_loader.h"
-
-leank_status lk_tokenizer_from_gguf(const lk_gguf *g, leank_tokenizer **out, leank_error *err);
-leank_status lk_tokenizer_from_folder(const char *folder, leank_tokenizer **out, leank_error *err);
+#include "text/tokenizer.h"
 
 void leank_model_options_default(leank_model_options *options) {
   *options = (leank_model_options){.struct_size = sizeof *options};

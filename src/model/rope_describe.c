@@ -61,7 +61,7 @@ void lk_rope_describe_factors(leank_model_info *info, const float *factors) {
   if (!(slope > 0) || !(offset < 0)) return;
   leank_model_info guess = *info;
   double old = round(-slope / offset);
-  if (!(old >= 1 && old <= LK_MAX_CONTEXT)) return;
+  if (!(old >= 1 && old <= LK_MODEL_MAX_CONTEXT)) return;
   guess.rope_low_freq = 1;
   guess.rope_high_freq = round((1 - 1 / offset) * 1000) / 1000;
   guess.rope_orig_ctx = (size_t)old;
