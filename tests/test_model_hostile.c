@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "support/model_files.h"
+#include "support/model_fixture.h"
 
 /* ---- hostile config.json ---- */
 

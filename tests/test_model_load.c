@@ -13,7 +13,7 @@
 
 #include "base/alloc.h"
 #include "model/model.h"
-#include "support/model_files.h"
+#include "support/model_fixture.h"
 
 /* ---- what a model says of itself ---- */
 

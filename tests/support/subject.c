@@ -363,8 +363,3 @@ size_t lk_cpu_levels(leank_cpu_level out[4]) {
 #endif
   return n;
 }
-
-const char *lk_cpu_level_name(leank_cpu_level level) {
-  static const char *const names[] = {"best", "c", "avx2", "avx512", "avx512bf16"};
-  return names[level];
-}

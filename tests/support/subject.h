@@ -127,7 +127,6 @@ void lk_assert_differ(const double *faulty, const double *want, size_t n, double
 
 /* The levels this processor can run, ascending; returns how many. */
 size_t lk_cpu_levels(leank_cpu_level out[4]);
-const char *lk_cpu_level_name(leank_cpu_level level);
 
 /* LEANK_OK or the test fails with the message of err. */
 void lk_assert_ok(leank_status status, const leank_error *err);

@@ -1,6 +1,6 @@
 /* Files for tests of the loader: read, changed, written, opened. Every failure fails the test. */
-#ifndef LK_SUPPORT_MODEL_FILES_H
-#define LK_SUPPORT_MODEL_FILES_H
+#ifndef LK_SUPPORT_MODEL_FIXTURE_H
+#define LK_SUPPORT_MODEL_FIXTURE_H
 
 #include <stddef.h>
 

@@ -1,4 +1,4 @@
-#include "support/model_files.h"
+#include "support/model_fixture.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
