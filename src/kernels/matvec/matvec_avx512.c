@@ -1,5 +1,5 @@
 #include "kernels/dequant/widen_avx512.h"
 
 #define ISA avx512
-enum { N_ACC = 2 }; /* 32 registers: 8 rows twice and what makes the weights */
+enum { MAX_SUMS = 16 }; /* of 32 registers */
 #include "kernels/matvec/matvec_simd.h"

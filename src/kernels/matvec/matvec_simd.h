@@ -1,9 +1,9 @@
 /* The matvec kernels of one instruction set. Before including it: widen_<isa>.h, ISA defined as the
- * suffix of the names, and N_ACC, the vectors that one (row, output) sums into.
+ * suffix of the names, and MAX_SUMS, the sums (row, output) that fit in registers.
  *
- * A product is summed by vector v of its block into accumulator v % N_ACC, whatever the number of
- * rows and outputs in flight; rows and outputs only change how many such sums are worked on
- * together. So every y has the same bits in every call. */
+ * Lane j of the one vector that a (row, output) is summed in takes elements j, j + VEC_LANES, ...
+ * in order, however many rows and outputs are in flight. So every y has the same bits in every
+ * call. */
 #include <string.h>
 
 #include "kernels/matvec/matvec_kernels.h"
@@ -11,99 +11,126 @@
 #define PASTE_(name, isa) lk_matvec_##name##_##isa
 #define PASTE(name, isa) PASTE_(name, isa)
 
-enum { MAX_SUMS = LK_MATVEC_MAX_ROWS * N_ACC };
+enum {
+  MAX_OUTS = 4,         /* outputs worked on together: independent sums for the latency of an FMA */
+  PREFETCH_BYTES = 1536 /* blocks that straddle cache lines defeat the hardware's prefetcher */
+};
 
 typedef struct matvec_job {
   const uint8_t *w;
   size_t row_bytes, n_in;
   const float *x;
-  size_t ldx;
+  size_t ldx, n_rows;
   float *y;
   size_t ldy;
+  /* Plain types may end in part of a block: the rows' ends, filled with zeros. */
+  size_t n_tail;
+  float x_tail[LK_MATVEC_MAX_ROWS * WIDEN_PLAIN];
 } matvec_job;
 
-/* acc[row][v % N_ACC] += w * x[row], for one vector of weights. */
-VEC_FN void add_products(vec w, const float *x, size_t ldx, size_t n_rows, size_t v, vec *acc) {
+static void copy_tail(matvec_job *job) {
+  job->n_tail = job->n_in % WIDEN_PLAIN;
+  if (!job->n_tail) return;
+  memset(job->x_tail, 0, sizeof job->x_tail);
+  for (size_t r = 0; r < job->n_rows; r++)
+    memcpy(job->x_tail + r * WIDEN_PLAIN, job->x + r * job->ldx + job->n_in - job->n_tail,
+           job->n_tail * sizeof *job->x_tail);
+}
+
+/* sums[row][out] += w[out] * x[row], for one vector of weights per output. Rows beyond job->n_rows
+ * repeat the last one. */
+VEC_FN void add_products(const vec *w, size_t n_outs, const float *const *x, size_t at,
+                         size_t n_rows, vec *sums) {
   _Pragma("GCC unroll 8") for (size_t r = 0; r < n_rows; r++) {
-    vec *sum = &acc[r * N_ACC + v % N_ACC];
-    *sum = vec_fma(w, vec_load(x + r * ldx), *sum);
+    const vec row = vec_load(x[r] + at);
+    _Pragma("GCC unroll 4") for (size_t k = 0; k < n_outs; k++) sums[r * n_outs + k] =
+        vec_fma(w[k], row, sums[r * n_outs + k]);
   }
 }
 
-VEC_FN float finish(const vec *acc) {
-  return vec_sum(N_ACC == 1 ? acc[0] : vec_add(acc[0], acc[N_ACC - 1]));
+/* Of each of n_outs rows, n_bytes that will be wanted soon: those PREFETCH_BYTES further in the
+ * row, or in the row of the next turn. Addresses may lie outside the matrix: nothing is read. */
+VEC_FN void prefetch(const matvec_job *job, const uint8_t *block, size_t n_outs, size_t pos,
+                     size_t n_bytes) {
+  uintptr_t p = (uintptr_t)block + PREFETCH_BYTES;
+  if (pos + PREFETCH_BYTES >= job->row_bytes) p += (n_outs - 1) * job->row_bytes;
+  _Pragma("GCC unroll 4") for (size_t k = 0; k < n_outs; k++, p += job->row_bytes)
+      _Pragma("GCC unroll 4") for (size_t i = 0; i < n_bytes; i += 64)
+          _mm_prefetch((const char *)(p + i), _MM_HINT_T0);
 }
 
-/* Plain types may end in part of a block: copies of it and of the rows' ends, filled with zeros. */
-typedef struct matvec_tail {
-  size_t n;
-  float x[LK_MATVEC_MAX_ROWS * WIDEN_PLAIN];
-} matvec_tail;
-
-static void copy_tail(const matvec_job *job, size_t n_rows, matvec_tail *tail) {
-  tail->n = job->n_in % WIDEN_PLAIN;
-  if (!tail->n) return;
-  memset(tail->x, 0, sizeof tail->x);
-  for (size_t r = 0; r < n_rows; r++)
-    memcpy(tail->x + r * WIDEN_PLAIN, job->x + r * job->ldx + job->n_in - tail->n,
-           tail->n * sizeof *tail->x);
-}
-
-/* dot_: one block of one output. outputs_: n_outs outputs from `o` on. rows_: all outputs, for a
- * number of rows that is a constant here; one row alone takes two outputs at a time to have enough
- * independent sums in flight. n_rows * n_outs <= LK_MATVEC_MAX_ROWS. */
+/* dot_: one block of n_outs outputs. outputs_: n_outs outputs from `o` on. rows_: all outputs.
+ * n_rows and n_outs are constants where these are inlined. */
 #define MATVEC(name, elements, bytes, plain)                                                       \
-  VEC_FN void dot_##name(const uint8_t *block, const float *x, size_t ldx, size_t n_rows,          \
-                         vec *acc) {                                                               \
-    lk_unpacked u;                                                                                 \
-    prepare_##name(block, &u);                                                                     \
-    _Pragma("GCC unroll 32") for (size_t v = 0; v < (elements) / VEC_LANES; v++)                   \
-        add_products(widen_##name(block, &u, v), x + v * VEC_LANES, ldx, n_rows, v, acc);          \
+  VEC_FN void dot_##name(const uint8_t *block, size_t row_bytes, size_t n_outs,                    \
+                         const float *const *x, size_t at, size_t n_rows, vec *sums) {             \
+    lk_unpacked u[MAX_OUTS];                                                                       \
+    _Pragma("GCC unroll 4") for (size_t k = 0; k < n_outs; k++)                                    \
+        prepare_##name(block + k * row_bytes, &u[k]);                                              \
+    _Pragma("GCC unroll 32") for (size_t v = 0; v < (elements) / VEC_LANES; v++) {                 \
+      vec w[MAX_OUTS];                                                                             \
+      _Pragma("GCC unroll 4") for (size_t k = 0; k < n_outs; k++) w[k] =                           \
+          widen_##name(block + k * row_bytes, &u[k], v);                                           \
+      add_products(w, n_outs, x, at + v * VEC_LANES, n_rows, sums);                                \
+    }                                                                                              \
   }                                                                                                \
-  VEC_FN void outputs_##name(const matvec_job *job, const matvec_tail *tail, size_t n_rows,        \
-                             size_t o, size_t n_outs) {                                            \
-    vec acc[MAX_SUMS];                                                                             \
+  VEC_FN void outputs_##name(const matvec_job *job, size_t o, size_t n_outs, size_t n_rows) {      \
+    vec sums[MAX_SUMS];                                                                            \
+    const float *x[LK_MATVEC_MAX_ROWS], *x_tail[LK_MATVEC_MAX_ROWS];                               \
     const uint8_t *w = job->w + o * job->row_bytes;                                                \
-    const size_t row_bytes = job->row_bytes, n_whole = job->n_in / (elements), ldx = job->ldx;     \
-    _Pragma("GCC unroll 16") for (size_t i = 0; i < n_outs * n_rows * N_ACC; i++) acc[i] =         \
-        vec_zero();                                                                                \
-    const float *x = job->x;                                                                       \
-    for (size_t b = 0; b < n_whole; b++, w += (bytes), x += (elements))                            \
-      _Pragma("GCC unroll 2") for (size_t k = 0; k < n_outs; k++)                                  \
-          dot_##name(w + k * row_bytes, x, ldx, n_rows, acc + k * n_rows * N_ACC);                 \
-    if ((plain) && tail->n) _Pragma("GCC unroll 2") for (size_t k = 0; k < n_outs; k++) {          \
-        uint8_t block[bytes] = {0};                                                                \
-        memcpy(block, w + k * row_bytes, tail->n * ((bytes) / (elements)));                        \
-        dot_##name(block, tail->x, WIDEN_PLAIN, n_rows, acc + k * n_rows * N_ACC);                 \
-      }                                                                                            \
-    _Pragma("GCC unroll 2") for (size_t k = 0; k < n_outs; k++)                                    \
-        _Pragma("GCC unroll 8") for (size_t r = 0; r < n_rows; r++)                                \
-            job->y[r * job->ldy + o + k] = finish(acc + (k * n_rows + r) * N_ACC);                 \
+    const size_t row_bytes = job->row_bytes, n_whole = job->n_in / (elements);                     \
+    _Pragma("GCC unroll 8") for (size_t r = 0; r < n_rows; r++) {                                  \
+      const size_t row = r < job->n_rows ? r : job->n_rows - 1;                                    \
+      x[r] = job->x + row * job->ldx;                                                              \
+      x_tail[r] = job->x_tail + row * WIDEN_PLAIN;                                                 \
+    }                                                                                              \
+    _Pragma("GCC unroll 16") for (size_t i = 0; i < n_outs * n_rows; i++) sums[i] = vec_zero();    \
+    for (size_t b = 0; b < n_whole; b++) {                                                         \
+      const uint8_t *block = w + b * (bytes);                                                      \
+      prefetch(job, block, n_outs, b *(bytes), bytes);                                             \
+      dot_##name(block, row_bytes, n_outs, x, b *(elements), n_rows, sums);                        \
+    }                                                                                              \
+    if ((plain) && job->n_tail) {                                                                  \
+      uint8_t blocks[MAX_OUTS][bytes] = {{0}};                                                     \
+      for (size_t k = 0; k < n_outs; k++)                                                          \
+        memcpy(blocks[k], w + k * row_bytes + n_whole * (bytes),                                   \
+               job->n_tail * ((bytes) / (elements)));                                              \
+      dot_##name(blocks[0], bytes, n_outs, x_tail, 0, n_rows, sums);                               \
+    }                                                                                              \
+    _Pragma("GCC unroll 8") for (size_t r = 0; r < n_rows; r++)                                    \
+        _Pragma("GCC unroll 4") for (size_t k = 0; k < n_outs; k++) if (r < job->n_rows)           \
+            job->y[r * job->ldy + o + k] = vec_sum(sums[r * n_outs + k]);                          \
   }                                                                                                \
-  VEC_FN void rows_##name(const matvec_job *job, size_t n_out, size_t n_rows) {                    \
-    const size_t n_outs = n_rows == 1 ? 2 : 1;                                                     \
-    matvec_tail tail;                                                                              \
+  VEC_FN void rows_##name(const matvec_job *job, size_t n_out, size_t n_rows, size_t n_outs) {     \
     size_t o = 0;                                                                                  \
-    if (plain) copy_tail(job, n_rows, &tail);                                                      \
-    for (; o + n_outs <= n_out; o += n_outs) outputs_##name(job, &tail, n_rows, o, n_outs);        \
-    for (; n_outs > 1 && o < n_out; o++) outputs_##name(job, &tail, n_rows, o, 1);                 \
+    for (; o + n_outs <= n_out; o += n_outs) outputs_##name(job, o, n_outs, n_rows);               \
+    for (; n_outs > 1 && o < n_out; o++) outputs_##name(job, o, 1, n_rows);                        \
   }                                                                                                \
   void PASTE(name, ISA)(const void *w, size_t n_out, size_t n_in, const float *x, size_t ldx,      \
                         size_t n_rows, float *y, size_t ldy) {                                     \
     const size_t row_bytes =                                                                       \
         (plain) ? n_in * ((bytes) / (elements)) : n_in / (elements) * (bytes);                     \
-    const matvec_job job = {w, row_bytes, n_in, x, ldx, y, ldy};                                   \
-    switch (n_rows) {                                                                              \
-    case 1: rows_##name(&job, n_out, 1); break;                                                    \
-    case 2: rows_##name(&job, n_out, 2); break;                                                    \
-    case 3: rows_##name(&job, n_out, 3); break;                                                    \
-    case 4: rows_##name(&job, n_out, 4); break;                                                    \
-    case 5: rows_##name(&job, n_out, 5); break;                                                    \
-    case 6: rows_##name(&job, n_out, 6); break;                                                    \
-    case 7: rows_##name(&job, n_out, 7); break;                                                    \
-    default: rows_##name(&job, n_out, 8); break;                                                   \
-    }                                                                                              \
+    matvec_job job = {.w = w,                                                                      \
+                      .row_bytes = row_bytes,                                                      \
+                      .n_in = n_in,                                                                \
+                      .x = x,                                                                      \
+                      .ldx = ldx,                                                                  \
+                      .n_rows = n_rows,                                                            \
+                      .y = y,                                                                      \
+                      .ldy = ldy};                                                                 \
+    if (plain) copy_tail(&job);                                                                    \
+    if (n_rows == 1)                                                                               \
+      rows_##name(&job, n_out, 1, OUTS(1));                                                        \
+    else if (n_rows == 2)                                                                          \
+      rows_##name(&job, n_out, 2, OUTS(2));                                                        \
+    else if (n_rows <= 4)                                                                          \
+      rows_##name(&job, n_out, 4, OUTS(4));                                                        \
+    else                                                                                           \
+      rows_##name(&job, n_out, 8, OUTS(8));                                                        \
   }
+
+/* Outputs together for a number of rows. */
+#define OUTS(n_rows) (MAX_SUMS / (n_rows) < MAX_OUTS ? MAX_SUMS / (n_rows) : MAX_OUTS)
 
 #define QUANTISED(TYPE, name, elements, bytes, group) MATVEC(name, elements, bytes, 0)
 LK_EACH_SCALED(QUANTISED)
