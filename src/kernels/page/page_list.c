@@ -5,8 +5,16 @@
 const lk_page_variant lk_page_variants[] = {
     {"page_bf16_c", LEANK_KV_BF16, LEANK_CPU_C, lk_page_append_bf16_c, lk_page_pack_bf16_c,
      lk_page_sum_bf16_c},
+#if defined(__x86_64__)
+    {"page_bf16_avx512", LEANK_KV_BF16, LEANK_CPU_AVX512, lk_page_append_bf16_avx512,
+     lk_page_pack_bf16_avx512, lk_page_sum_bf16_avx512},
+#endif
     {"page_f32_c", LEANK_KV_F32, LEANK_CPU_C, lk_page_append_f32_c, lk_page_pack_f32_c,
      lk_page_sum_f32_c},
+#if defined(__x86_64__)
+    {"page_f32_avx512", LEANK_KV_F32, LEANK_CPU_AVX512, lk_page_append_f32_avx512,
+     lk_page_pack_f32_avx512, lk_page_sum_f32_avx512},
+#endif
     {NULL, LEANK_KV_BF16, LEANK_CPU_C, NULL, NULL, NULL},
 };
 
