@@ -22,6 +22,11 @@ VEC_FN vec vec_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
 VEC_FN vec vec_div(vec a, vec b) { return _mm256_div_ps(a, b); }
 /* a * b + c */
 VEC_FN vec vec_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+/* a * b - c */
+VEC_FN vec vec_fms(vec a, vec b, vec c) { return _mm256_fmsub_ps(a, b, c); }
+/* -|x|, and a where the sign bit of x is set, else b. */
+VEC_FN vec vec_negative_abs(vec x) { return _mm256_or_ps(x, _mm256_set1_ps(-0.0f)); }
+VEC_FN vec vec_where_negative(vec x, vec a, vec b) { return _mm256_blendv_ps(b, a, x); }
 VEC_FN float vec_sum(vec x) {
   __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   y = _mm_add_ps(y, _mm_movehl_ps(y, y));
@@ -34,6 +39,14 @@ VEC_FN __m256i vec_first(size_t n) {
 }
 VEC_FN vec vec_load_first(const float *p, size_t n) { return _mm256_maskload_ps(p, vec_first(n)); }
 VEC_FN void vec_store_first(float *p, size_t n, vec x) { _mm256_maskstore_ps(p, vec_first(n), x); }
+
+/* Adjacent lanes exchanged; and p[0], p[0], p[1], p[1], ... of n (0 .. VEC_LANES / 2) numbers. */
+VEC_FN vec vec_swap_pairs(vec x) { return _mm256_permute_ps(x, 0xb1); }
+VEC_FN vec vec_load_twice(const float *p, size_t n) {
+  return _mm256_permutevar8x32_ps(vec_load_first(p, n), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+}
+/* a * b - c in even lanes, a * b + c in odd ones. */
+VEC_FN vec vec_fma_sub_add(vec a, vec b, vec c) { return _mm256_fmaddsub_ps(a, b, c); }
 
 /* VEC_LANES stored numbers of another type. */
 VEC_FN vec vec_from_f16(const void *p) {

@@ -21,6 +21,13 @@ VEC_FN vec vec_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 VEC_FN vec vec_div(vec a, vec b) { return _mm512_div_ps(a, b); }
 /* a * b + c */
 VEC_FN vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+/* a * b - c */
+VEC_FN vec vec_fms(vec a, vec b, vec c) { return _mm512_fmsub_ps(a, b, c); }
+/* -|x|, and a where the sign bit of x is set, else b. */
+VEC_FN vec vec_negative_abs(vec x) { return _mm512_or_ps(x, _mm512_set1_ps(-0.0f)); }
+VEC_FN vec vec_where_negative(vec x, vec a, vec b) {
+  return _mm512_mask_mov_ps(b, _mm512_movepi32_mask(_mm512_castps_si512(x)), a);
+}
 VEC_FN float vec_sum(vec x) { return _mm512_reduce_add_ps(x); }
 
 /* Lanes below n (0 .. VEC_LANES) of memory, nothing else is touched. */
@@ -31,6 +38,15 @@ VEC_FN vec vec_load_first(const float *p, size_t n) {
 VEC_FN void vec_store_first(float *p, size_t n, vec x) {
   _mm512_mask_storeu_ps(p, vec_first(n), x);
 }
+
+/* Adjacent lanes exchanged; and p[0], p[0], p[1], p[1], ... of n (0 .. VEC_LANES / 2) numbers. */
+VEC_FN vec vec_swap_pairs(vec x) { return _mm512_permute_ps(x, 0xb1); }
+VEC_FN vec vec_load_twice(const float *p, size_t n) {
+  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  return _mm512_permutexvar_ps(twice, vec_load_first(p, n));
+}
+/* a * b - c in even lanes, a * b + c in odd ones. */
+VEC_FN vec vec_fma_sub_add(vec a, vec b, vec c) { return _mm512_fmaddsub_ps(a, b, c); }
 
 /* VEC_LANES stored numbers of another type. */
 VEC_FN vec vec_from_f16(const void *p) {

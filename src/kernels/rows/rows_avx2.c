@@ -1,0 +1,6 @@
+#include "kernels/dequant/vec_avx2.h"
+#include "kernels/attention/attend_vec_avx2.h"
+#include "kernels/attention/attend_exp.h"
+
+#define ISA avx2
+#include "kernels/rows/rows_simd.h"

@@ -1,0 +1,6 @@
+#include "kernels/dequant/vec_avx512.h"
+#include "kernels/attention/attend_vec_avx512.h"
+#include "kernels/attention/attend_exp.h"
+
+#define ISA avx512
+#include "kernels/rows/rows_simd.h"
