@@ -43,7 +43,8 @@ def leank_round(options, length):
     if options.mask:
         command += ["--mask", options.mask]
     rows = [json.loads(line) for line in run(list(map(str, command))).splitlines()]
-    return {f"leank {row['cache']}": row["tokens_per_second"] for row in rows}
+    names = {"dense": "leank dense", "leank": "leank pruned"}
+    return {names[row["cache"]]: row["tokens_per_second"] for row in rows}
 
 
 def llama_round(options, length):
