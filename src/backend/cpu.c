@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/parallel.h"
 #include "cpu/cpu_features.h"
 
 size_t lk_segment_k_bytes(leank_kv_type type, size_t n_channels) {
@@ -20,6 +19,7 @@ static void cpu_close(lk_backend *be) {
   if (!cpu) return;
   lk_cpu_attention_close(cpu);
   lk_gemm_close(&cpu->gemm);
+  lk_team_close(&cpu->team);
   lk_free(cpu->kernel_names);
   lk_free(cpu);
 }
@@ -73,8 +73,8 @@ static size_t item_end(const rows_job *job, size_t item) {
   return end < job->n_rows ? end : job->n_rows;
 }
 /* A handful of rows is not worth waking threads for. */
-static size_t threads_for(const lk_cpu_backend *cpu, size_t n_rows) {
-  return n_rows < 2 * ROWS_PER_ITEM ? 1 : cpu->options.n_threads;
+static lk_team *team_for(const lk_cpu_backend *cpu, size_t n_rows) {
+  return n_rows < 2 * ROWS_PER_ITEM ? NULL : cpu->team;
 }
 
 static void norm_item(void *ctx, size_t item, size_t thread) {
@@ -88,7 +88,7 @@ static void cpu_rms_norm(lk_backend *be, const float *x, size_t n_rows, size_t n
                          const lk_tensor *w, float eps, float *y) {
   rows_job job = {
       .rows = lk_cpu(be)->rows, .x = x, .w = w->data, .y = y, .n_rows = n_rows, .n = n, .eps = eps};
-  lk_parallel_for(threads_for(lk_cpu(be), n_rows), n_row_items(n_rows), norm_item, &job);
+  lk_parallel_for(team_for(lk_cpu(be), n_rows), n_row_items(n_rows), norm_item, &job);
 }
 
 static void table_item(void *ctx, size_t item, size_t thread) {
@@ -113,7 +113,7 @@ static void cpu_rope_table(lk_backend *be, const double *inv_freq, float mscale,
                   .inv_freq = inv_freq,
                   .pos = pos,
                   .mscale = mscale};
-  lk_parallel_for(threads_for(lk_cpu(be), n_rows), n_row_items(n_rows), table_item, &job);
+  lk_parallel_for(team_for(lk_cpu(be), n_rows), n_row_items(n_rows), table_item, &job);
 }
 
 static void rope_item(void *ctx, size_t item, size_t thread) {
@@ -134,7 +134,7 @@ static void cpu_rope(lk_backend *be, float *x, size_t n_rows, size_t n_heads, si
                   .n = head_dim,
                   .n_heads = n_heads,
                   .order = order};
-  lk_parallel_for(threads_for(lk_cpu(be), n_rows), n_row_items(n_rows), rope_item, &job);
+  lk_parallel_for(team_for(lk_cpu(be), n_rows), n_row_items(n_rows), rope_item, &job);
 }
 
 enum { SWIGLU_SPAN = 8192 };
@@ -150,7 +150,7 @@ static void swiglu_item(void *ctx, size_t item, size_t thread) {
 static void cpu_swiglu(lk_backend *be, const float *gate, const float *up, size_t n, float *out) {
   rows_job job = {.rows = lk_cpu(be)->rows, .x = gate, .w = up, .y = out, .n = n};
   const size_t n_items = (n + SWIGLU_SPAN - 1) / SWIGLU_SPAN;
-  lk_parallel_for(n_items < 4 ? 1 : lk_cpu(be)->options.n_threads, n_items, swiglu_item, &job);
+  lk_parallel_for(n_items < 4 ? NULL : lk_cpu(be)->team, n_items, swiglu_item, &job);
 }
 
 /* ---- products ---- */
@@ -201,7 +201,7 @@ static leank_status cpu_linear(lk_backend *be, lk_linear_kind kind, const lk_ten
   if (kind == LK_LINEAR_MANY) return lk_gemm_run(cpu->gemm, w, b, x, n_rows, add, y, err);
   matvec_job job = {cpu->matvec[w->type]->fn, w, b, x, y, n_rows, add};
   const size_t n_items = (w->n_rows + MATVEC_ITEM_OUTPUTS - 1) / MATVEC_ITEM_OUTPUTS;
-  lk_parallel_for(cpu->options.n_threads, n_items, matvec_item, &job);
+  lk_parallel_for(cpu->team, n_items, matvec_item, &job);
   return LEANK_OK;
 }
 
@@ -267,8 +267,8 @@ leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend *
   cpu->rows = lk_rows_select(cpu->level);
   cpu->page = lk_page_select(options->kv_type, cpu->level);
   cpu->attend = lk_attend_select(options->kv_type, cpu->level);
-  LK_TRY(lk_gemm_open(options->kv_type == LEANK_KV_BF16, cpu->level, options->n_threads, &cpu->gemm,
-                      err));
+  LK_TRY(lk_team_open(options->n_threads, &cpu->team, err));
+  LK_TRY(lk_gemm_open(options->kv_type == LEANK_KV_BF16, cpu->level, cpu->team, &cpu->gemm, err));
   LK_TRY(lk_cpu_attention_open(cpu, err));
   cpu->kernel_names = join_kernel_names(cpu);
   LK_FAIL_IF(!cpu->kernel_names, err, LEANK_E_MEMORY, -1, "out of memory");

@@ -4,6 +4,7 @@
 
 #include "backend/backend.h"
 #include "backend/gemm.h"
+#include "base/parallel.h"
 #include "kernels/attention/attend.h"
 #include "kernels/dequant/dequant.h"
 #include "kernels/matvec/matvec.h"
@@ -30,6 +31,7 @@ typedef struct lk_cpu_backend {
   lk_backend base;
   lk_backend_options options;
   leank_cpu_level level;
+  lk_team *team;
   lk_gemm *gemm;
   const lk_matvec_variant *matvec[LK_N_DTYPES];
   const lk_dequant_variant *dequant[LK_N_DTYPES];

@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "backend/cpu.h"
-#include "base/parallel.h"
 
 static size_t group_size(const lk_attn_shape *s) { return s->n_heads / s->n_kv_heads; }
 
@@ -253,9 +252,9 @@ static void attend_few(attend_job *job) {
     const size_t n = chunk_count((size_t)job->groups[i].first_pos / LK_PAGE_TOKENS + 1);
     if (n > job->n_chunks) job->n_chunks = n;
   }
-  const size_t threads = job->cpu->options.n_threads;
-  lk_parallel_for(threads, job->n_chunks * n_heads, few_item, job);
-  lk_parallel_for(job->n_chunks * n_heads < 16 ? 1 : threads, n_heads, few_merge_item, job);
+  lk_team *team = job->cpu->team;
+  lk_parallel_for(team, job->n_chunks * n_heads, few_item, job);
+  lk_parallel_for(job->n_chunks * n_heads < 16 ? NULL : team, n_heads, few_merge_item, job);
 }
 
 /* ---- many rows ---- */
@@ -306,7 +305,7 @@ static void attend_many(attend_job *job) {
   job->positions_per_item = job->cpu->max_query_rows / group_size(job->shape);
   size_t n_blocks = 0;
   for (size_t i = 0; i < job->n_groups; i++) n_blocks += blocks_of(job, &job->groups[i]);
-  lk_parallel_for(job->cpu->options.n_threads, n_blocks * job->shape->n_kv_heads, many_item, job);
+  lk_parallel_for(job->cpu->team, n_blocks * job->shape->n_kv_heads, many_item, job);
 }
 
 leank_status lk_cpu_attend(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "backend/cpu.h"
-#include "base/parallel.h"
 
 typedef struct page_job {
   lk_cpu_backend *cpu;
@@ -44,8 +43,7 @@ void lk_cpu_append(lk_backend *be, const lk_attn_shape *shape, const lk_layer_vi
                   .v = v,
                   .slots = slots,
                   .n_rows = n_rows};
-  lk_parallel_for(n_rows < 16 ? 1 : job.cpu->options.n_threads, shape->n_kv_heads, append_item,
-                  &job);
+  lk_parallel_for(n_rows < 16 ? NULL : job.cpu->team, shape->n_kv_heads, append_item, &job);
 }
 
 /* Item: one page; every head that keeps anything. */
@@ -71,7 +69,7 @@ void lk_cpu_pack(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view
                  size_t n_pages) {
   page_job job = {
       .cpu = lk_cpu(be), .shape = shape, .src = src, .dst = dst, .from = from, .to = to};
-  lk_parallel_for(job.cpu->options.n_threads, n_pages, pack_item, &job);
+  lk_parallel_for(job.cpu->team, n_pages, pack_item, &job);
 }
 
 static void copy_item(void *ctx, size_t i, size_t thread) {
@@ -84,7 +82,7 @@ static void copy_item(void *ctx, size_t i, size_t thread) {
 void lk_cpu_copy_pages(lk_backend *be, const lk_layer_view *src, const lk_page_entry *from,
                        const lk_layer_view *dst, const lk_page_entry *to, size_t n_pages) {
   page_job job = {.cpu = lk_cpu(be), .src = src, .dst = dst, .from = from, .to = to};
-  lk_parallel_for(job.cpu->options.n_threads, n_pages, copy_item, &job);
+  lk_parallel_for(job.cpu->team, n_pages, copy_item, &job);
 }
 
 /* Item: one head; its pages in order, as the sums are defined. */
@@ -111,7 +109,7 @@ void lk_cpu_sum_pages(lk_backend *be, const lk_attn_shape *shape, const lk_layer
                   .from = pages,
                   .n_pages = n_pages,
                   .sums = sums};
-  lk_parallel_for(n_pages < 2 ? 1 : job.cpu->options.n_threads, shape->n_kv_heads, sum_item, &job);
+  lk_parallel_for(n_pages < 2 ? NULL : job.cpu->team, shape->n_kv_heads, sum_item, &job);
 }
 
 typedef struct stats_job {
@@ -143,5 +141,5 @@ void lk_cpu_head_stats(lk_backend *be, const float *x, size_t n_rows, size_t n_k
                        size_t n_per, size_t head_dim, leank_channel_order order, double *sum_abs,
                        double *sum_sq) {
   stats_job job = {x, n_rows, n_kv_heads, n_per, head_dim, order, sum_abs, sum_sq};
-  lk_parallel_for(lk_cpu(be)->options.n_threads, n_kv_heads, stats_item, &job);
+  lk_parallel_for(lk_cpu(be)->team, n_kv_heads, stats_item, &job);
 }

@@ -4,7 +4,6 @@
 
 #include "backend/gemm_tiles.h"
 #include "base/alloc.h"
-#include "base/parallel.h"
 #include "cpu/cpu_features.h"
 #include "kernels/dequant/dequant.h"
 #include "kernels/rows/rows.h"
@@ -28,6 +27,7 @@ typedef struct worker {
 
 struct lk_gemm {
   bool bf16;
+  lk_team *team;
   size_t n_threads, element_bytes;
   const lk_rows_variant *rows;
   const lk_dequant_variant *dequant[LK_N_DTYPES];
@@ -39,20 +39,21 @@ struct lk_gemm {
 
 static bool bf16_is_faster(leank_cpu_level level) { return level >= LEANK_CPU_AVX512BF16; }
 
-leank_status lk_gemm_open(bool bf16, leank_cpu_level level, size_t n_threads, lk_gemm **out,
+leank_status lk_gemm_open(bool bf16, leank_cpu_level level, lk_team *team, lk_gemm **out,
                           leank_error *err) {
   leank_status status = LEANK_OK;
   lk_gemm *g = lk_alloc(LK_MEM_OTHER, 1, sizeof *g);
   LK_FAIL_IF(!g, err, LEANK_E_MEMORY, -1, "out of memory");
   g->bf16 = bf16 && bf16_is_faster(level) && lk_tile_library(true);
   g->element_bytes = g->bf16 ? 2 : 4;
-  g->n_threads = n_threads;
+  g->team = team;
+  g->n_threads = lk_team_size(team);
   g->name = lk_tile_library(g->bf16);
   g->rows = lk_rows_select(level);
   for (int t = 0; t < LK_N_DTYPES; t++) g->dequant[t] = lk_dequant_select((lk_dtype)t, level);
-  g->workers = lk_alloc(LK_MEM_OTHER, n_threads, sizeof *g->workers);
+  g->workers = lk_alloc(LK_MEM_OTHER, g->n_threads, sizeof *g->workers);
   LK_FAIL_IF(!g->workers, err, LEANK_E_MEMORY, -1, "out of memory");
-  for (size_t i = 0; i < n_threads; i++) {
+  for (size_t i = 0; i < g->n_threads; i++) {
     g->workers[i].out =
         lk_alloc(LK_MEM_SCRATCH, LK_GEMM_ROW_TILE * LK_GEMM_COL_TILE, sizeof(float));
     LK_FAIL_IF(!g->workers[i].out, err, LEANK_E_MEMORY, -1, "out of memory");
@@ -208,10 +209,10 @@ leank_status lk_gemm_run(lk_gemm *g, const lk_tensor *w, const float *bias, cons
   leank_status status = lk_gemm_reserve(g, n_rows, w->n_cols, err);
   if (status != LEANK_OK) return status;
   gemm_job job = {.g = g, .w = w, .bias = bias, .x = x, .y = y, .n_rows = n_rows, .add = add};
-  lk_parallel_for(g->n_threads, padded(n_rows) / LK_GEMM_ROW_TILE, convert_rows, &job);
+  lk_parallel_for(g->team, padded(n_rows) / LK_GEMM_ROW_TILE, convert_rows, &job);
   const size_t n_items = (w->n_rows + LK_GEMM_COL_TILE - 1) / LK_GEMM_COL_TILE;
   for (size_t i = 0; i < g->n_threads; i++) g->workers[i].status = LEANK_OK;
-  lk_parallel_for(g->n_threads, n_items, column_item, &job);
+  lk_parallel_for(g->team, n_items, column_item, &job);
   for (size_t i = 0; i < g->n_threads; i++) {
     if (g->workers[i].status == LEANK_OK) continue;
     if (err) *err = g->workers[i].err;

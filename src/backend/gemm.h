@@ -11,14 +11,15 @@
 
 #include "base/dtype.h"
 #include "base/error.h"
+#include "base/parallel.h"
 
 enum { LK_GEMM_ROW_TILE = 64, LK_GEMM_COL_TILE = 128 };
 
 typedef struct lk_gemm lk_gemm;
 
 /* bf16: operands in bf16 where this machine computes them faster than fp32 (see lk_gemm_name);
- * fp32 accumulation in any case. */
-leank_status lk_gemm_open(bool bf16, leank_cpu_level level, size_t n_threads, lk_gemm **out,
+ * fp32 accumulation in any case. The team is the caller's and outlives the gemm. */
+leank_status lk_gemm_open(bool bf16, leank_cpu_level level, lk_team *team, lk_gemm **out,
                           leank_error *err);
 void lk_gemm_close(lk_gemm **gemm);
 /* "gemm_bf16_onednn", "gemm_f32_onednn" or "gemm_f32_blas". */
@@ -30,7 +31,7 @@ size_t lk_gemm_reserve_bytes(size_t n_rows, size_t n_cols);
 
 /* y[N][w.n_rows] (+)= x[N][w.n_cols] w^T + bias[w.n_rows] (bias may be NULL, and is where add).
  * Rows are cut into tiles of LK_GEMM_ROW_TILE from row 0, the last one padded, so the bits of a row
- * depend on neither n_rows nor n_threads. */
+ * depend on neither n_rows nor threads. */
 leank_status lk_gemm_run(lk_gemm *gemm, const lk_tensor *w, const float *bias, const float *x,
                          size_t n_rows, bool add, float *y, leank_error *err);
 
