@@ -15,6 +15,8 @@ A logits file holds, for every position p:
 With --full FILE the whole of SmolLM2's logits (F32 [n][V], about 100 MB) goes to FILE, which
 LEANK_TEST_GOLDEN_FULL names to the test.
 
+Needs torch, transformers, accelerate, gguf, safetensors.
+
 usage: logits.py [--tiny] [--rope] [--smollm2 FILE.gguf [--full FILE]]   (in the repository)
 """
 
