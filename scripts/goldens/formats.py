@@ -5,7 +5,7 @@ torch.save, the safetensors package and the gguf package (PyPI).
     formats.py ROOT        (the repository; writes tests/data/formats and fuzz/corpus)
 
 Masks are a fixed pattern, so that the tests know every value: element (l, h, c) of a mask is kept
-where (l * 7 + h * 3 + c) % 5 < 2."""
+where (l * 7 + h * 3 + c) % 5 < 2. The order of safetensors' metadata differs from run to run."""
 
 import io
 import json
@@ -62,8 +62,8 @@ def write_pth(folder):
 
 def compress(source, target):
     with zipfile.ZipFile(source) as z, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
-        for info in z.infolist():
-            out.writestr(info.filename, z.read(info))
+        for name in z.namelist():
+            out.writestr(zipfile.ZipInfo(name), z.read(name), zipfile.ZIP_DEFLATED)
 
 
 def mask_metadata(**changes):
@@ -115,9 +115,14 @@ def write_gguf(path):
     writer.close()
 
 
+def pickle_of(path):
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(next(n for n in archive.namelist() if n.endswith("/data.pkl")))
+
+
 def write_corpus(data, corpus):
     """Seeds of the fuzzers: the files above, and some that are refused for one reason each."""
-    for kind in ("gguf", "safetensors", "pth", "mask"):
+    for kind in ("gguf", "safetensors", "pth", "pickle", "mask"):
         (corpus / kind).mkdir(parents=True, exist_ok=True)
     (corpus / "gguf/reference.gguf").write_bytes((data / "reference.gguf").read_bytes())
     (corpus / "gguf/counts.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2**63, 2**63))
@@ -128,6 +133,8 @@ def write_corpus(data, corpus):
         struct.pack("<Q", len(header)) + header.encode())
     for path in sorted(data.glob("*.pth")):
         (corpus / "pth" / path.name).write_bytes(path.read_bytes())
+        if zipfile.is_zipfile(path) and "compressed" not in path.name:
+            (corpus / "pickle" / f"{path.stem}.pkl").write_bytes(pickle_of(path))
     for name in ("half", "pairs", "least"):
         (corpus / f"mask/{name}.safetensors").write_bytes(
             (data / f"{name}.safetensors").read_bytes())
