@@ -83,13 +83,32 @@ static inline void unpack_q5_1(const uint8_t *block, lk_unpacked *out) {
   unpack_32(block + 8, block + 4, 0, out->q);
 }
 
+/* Q4_K and Q5_K begin with f16 d, f16 dmin and eight pairs (scale, min) of 6 bits in 12 bytes:
+ * bytes 0..3 hold the low 6 bits of scales 0..3 and, on top, the high 2 bits of scales 4..7; bytes
+ * 4..7 the same of the minima; bytes 8..11 the low 4 bits of scales 4..7 below those of minima.
+ * With these as dwords a, b, c: bytes of scales 0..3 are in a, 4..7 in c (and a), of minima 0..3 in
+ * b, 4..7 in c >> 4 (and b). */
+#if defined(__AVX2__)
+static inline void unpack_k_scales(const uint8_t *block, lk_unpacked *out) {
+  const __m128i head = _mm_loadu_si128((const __m128i *)block); /* d and dmin, a, b, c */
+  const __m128i acbc = _mm_shuffle_epi32(head, _MM_SHUFFLE(3, 2, 3, 1));
+  const __m128i low = _mm_and_si128(_mm_srlv_epi32(acbc, _mm_setr_epi32(0, 0, 0, 4)),
+                                    _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f));
+  const __m128i xaxb = _mm_shuffle_epi32(head, _MM_SHUFFLE(2, 0, 1, 0));
+  const __m128i high =
+      _mm_and_si128(_mm_srli_epi32(xaxb, 2), _mm_setr_epi32(0, 0x30303030, 0, 0x30303030));
+  const __m128i both = _mm_or_si128(low, high);
+  const __m256 scales = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(both));
+  const __m256 minima = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(both, both)));
+  const __m128 d = _mm_cvtph_ps(head);
+  const __m256 d_min = _mm256_broadcastss_ps(_mm_movehdup_ps(d));
+  _mm256_storeu_ps(out->scale, _mm256_mul_ps(scales, _mm256_broadcastss_ps(d)));
+  _mm256_storeu_ps(out->offset, _mm256_mul_ps(minima, _mm256_xor_ps(d_min, _mm256_set1_ps(-0.0f))));
+}
+#else
 static inline uint32_t unpack_u32(const uint8_t *p) {
   return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
-
-/* Q4_K and Q5_K begin with f16 d, f16 dmin and eight pairs (scale, min) of 6 bits in 12 bytes:
- * bytes 0..3 hold the low 6 bits of scales 0..3 and, on top, the high 2 bits of scales 4..7; bytes
- * 4..7 the same of the minima; bytes 8..11 the low 4 bits of scales 4..7 below those of minima. */
 static inline void unpack_k_scales(const uint8_t *block, lk_unpacked *out) {
   const float d = lk_f16_at(block), d_min = lk_f16_at(block + 2);
   const uint32_t a = unpack_u32(block + 4), b = unpack_u32(block + 8), c = unpack_u32(block + 12);
@@ -100,6 +119,7 @@ static inline void unpack_k_scales(const uint8_t *block, lk_unpacked *out) {
     out->offset[j] = -(d_min * (float)(minima[j / 4] >> 8 * (j % 4) & 0xff));
   }
 }
+#endif
 
 /* Q4_K: the above, u8 q[128]: 32 bytes hold two groups of 32 elements. */
 static inline void unpack_q4_k(const uint8_t *block, lk_unpacked *out) {

@@ -13,6 +13,7 @@
 WIDEN_SCALED(Q8_0, q8_0, 32, 34, 32)
 WIDEN_SCALED(Q5_0, q5_0, 32, 22, 32)
 WIDEN_AFFINE(Q5_1, q5_1, 32, 24, 32)
+WIDEN_AFFINE(Q5_K, q5_k, 256, 176, 32)
 
 VEC_FN __m512i bytes_to_lanes(const uint8_t *p) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
@@ -43,38 +44,11 @@ VEC_FN vec widen_q4_1(const uint8_t *block, const lk_unpacked *u, size_t v) {
   return look_up_16(block + 4, v, table);
 }
 
-/* unpack_k_scales in vectors: as dwords, the wanted bytes are a, c, b, c >> 4 with the high bits of
- * the second and fourth from a and b. */
-VEC_FN void prepare_k_scales(const uint8_t *block, lk_unpacked *u) {
-  const __m128i head = _mm_loadu_si128((const __m128i *)block); /* d and dmin, a, b, c */
-  const __m128i low = _mm_and_si128(
-      _mm_srlv_epi32(_mm_shuffle_epi32(head, _MM_SHUFFLE(3, 2, 3, 1)), _mm_setr_epi32(0, 0, 0, 4)),
-      _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f));
-  const __m128i high =
-      _mm_and_si128(_mm_srli_epi32(_mm_shuffle_epi32(head, _MM_SHUFFLE(2, 0, 1, 0)), 2),
-                    _mm_setr_epi32(0, 0x30303030, 0, 0x30303030));
-  const vec both = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_or_si128(low, high)));
-  const __m512i first_or_second = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-  const vec d = _mm512_permutexvar_ps(first_or_second, _mm512_castps128_ps512(_mm_cvtph_ps(head)));
-  const vec product = vec_mul(both, d);
-  _mm256_storeu_ps(u->scale, _mm512_castps512_ps256(product));
-  _mm256_storeu_ps(u->offset,
-                   _mm256_xor_ps(_mm512_extractf32x8_ps(product, 1), _mm256_set1_ps(-0.0f)));
-}
-
-VEC_FN void prepare_q4_k(const uint8_t *block, lk_unpacked *u) { prepare_k_scales(block, u); }
+VEC_FN void prepare_q4_k(const uint8_t *block, lk_unpacked *u) { unpack_k_scales(block, u); }
 VEC_FN vec widen_q4_k(const uint8_t *block, const lk_unpacked *u, size_t v) {
   const size_t group = v / 2;
   const vec table = vec_fma(nibble_values(), vec_set1(u->scale[group]), vec_set1(u->offset[group]));
   return look_up_16(block + 16 + 32 * (group / 2) + 16 * (v % 2), group % 2, table);
-}
-
-VEC_FN void prepare_q5_k(const uint8_t *block, lk_unpacked *u) { unpack_q5_k(block, u); }
-VEC_FN vec widen_q5_k(const uint8_t *block, const lk_unpacked *u, size_t v) {
-  const size_t group = v / 2;
-  (void)block;
-  return vec_fma(vec_from_i8(u->q + v * VEC_LANES), vec_set1(u->scale[group]),
-                 vec_set1(u->offset[group]));
 }
 
 /* Q6_K: the 6 bits are put on top of the mantissa of 1.0, which gives 1 + q / 64 without a

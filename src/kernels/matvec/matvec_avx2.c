@@ -1,5 +1,5 @@
 #include "kernels/dequant/widen_avx2.h"
 
 #define ISA avx2
-enum { MAX_SUMS = 8 }; /* of 16 registers */
+enum { MAX_SUMS = 8, QUANTISED_OUTS = 2 }; /* of 16 registers */
 #include "kernels/matvec/matvec_simd.h"

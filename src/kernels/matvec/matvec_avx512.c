@@ -1,5 +1,5 @@
 #include "kernels/dequant/widen_avx512.h"
 
 #define ISA avx512
-enum { MAX_SUMS = 16 }; /* of 32 registers */
+enum { MAX_SUMS = 16, QUANTISED_OUTS = 4 }; /* of 32 registers */
 #include "kernels/matvec/matvec_simd.h"

@@ -1,5 +1,6 @@
 /* The matvec kernels of one instruction set. Before including it: widen_<isa>.h, ISA defined as the
- * suffix of the names, and MAX_SUMS, the sums (row, output) that fit in registers.
+ * suffix of the names, and constants of the register file: MAX_SUMS, the sums (row, output) it
+ * holds, and QUANTISED_OUTS, the outputs to work on together where weights are not plain.
  *
  * Lane j of the one vector that a (row, output) is summed in takes elements j, j + VEC_LANES, ...
  * in order, however many rows and outputs are in flight. So every y has the same bits in every
@@ -11,10 +12,13 @@
 #define PASTE_(name, isa) lk_matvec_##name##_##isa
 #define PASTE(name, isa) PASTE_(name, isa)
 
-enum {
-  MAX_OUTS = 4,         /* outputs worked on together: independent sums for the latency of an FMA */
-  PREFETCH_BYTES = 1536 /* blocks that straddle cache lines defeat the hardware's prefetcher */
-};
+/* Blocks that straddle cache lines defeat the hardware's prefetcher. */
+enum { PREFETCH_BYTES = 1536 };
+
+/* Outputs worked on together, for the latency of an FMA and to share the loads of activations. */
+enum { MAX_OUTS = 4 };
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define OUTS(plain, n_rows) MIN((plain) ? MAX_OUTS : QUANTISED_OUTS, MAX_SUMS / (n_rows))
 
 typedef struct matvec_job {
   const uint8_t *w;
@@ -120,17 +124,14 @@ VEC_FN void prefetch(const matvec_job *job, const uint8_t *block, size_t n_outs,
                       .ldy = ldy};                                                                 \
     if (plain) copy_tail(&job);                                                                    \
     if (n_rows == 1)                                                                               \
-      rows_##name(&job, n_out, 1, OUTS(1));                                                        \
+      rows_##name(&job, n_out, 1, OUTS(plain, 1));                                                 \
     else if (n_rows == 2)                                                                          \
-      rows_##name(&job, n_out, 2, OUTS(2));                                                        \
+      rows_##name(&job, n_out, 2, OUTS(plain, 2));                                                 \
     else if (n_rows <= 4)                                                                          \
-      rows_##name(&job, n_out, 4, OUTS(4));                                                        \
+      rows_##name(&job, n_out, 4, OUTS(plain, 4));                                                 \
     else                                                                                           \
-      rows_##name(&job, n_out, 8, OUTS(8));                                                        \
+      rows_##name(&job, n_out, 8, OUTS(plain, 8));                                                 \
   }
-
-/* Outputs together for a number of rows. */
-#define OUTS(n_rows) (MAX_SUMS / (n_rows) < MAX_OUTS ? MAX_SUMS / (n_rows) : MAX_OUTS)
 
 #define QUANTISED(TYPE, name, elements, bytes, group) MATVEC(name, elements, bytes, 0)
 LK_EACH_SCALED(QUANTISED)
