@@ -16,7 +16,8 @@ static const unsigned char empty_file[1];
 static leank_status open_regular(const char *path, int *fd, size_t *n_bytes, leank_error *err) {
   leank_status status = LEANK_OK;
   struct stat st;
-  *fd = open(path, O_RDONLY | O_CLOEXEC);
+  /* O_NONBLOCK: a named pipe is refused below instead of waited for. */
+  *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   LK_FAIL_IF(*fd < 0, err, LEANK_E_IO, -1, "%s: %s", path, strerror(errno));
   LK_FAIL_IF(fstat(*fd, &st) != 0, err, LEANK_E_IO, -1, "%s: %s", path, strerror(errno));
   LK_FAIL_IF(S_ISDIR(st.st_mode), err, LEANK_E_IO, -1, "%s: is a folder", path);

@@ -20,6 +20,7 @@ typedef struct feed {
   size_t lean_begin, lean_end; /* pages that enter the middle in this feed */
   size_t n_taken;              /* entries of `table` that were taken, from page 0 on */
   lk_page_entry *table;        /* [n_pages] at t1 */
+  lk_page_entry *whole;        /* [n_pages] while a layer is computed: as at t0, or staged */
   unsigned char *stage;        /* [n_pages - first_page] wide pages of one layer */
   float *x;                    /* [N][hidden] */
   float *sums;                 /* [lean pages + 1][Hk][2][D] of one layer, or NULL */
@@ -54,6 +55,10 @@ cleanup:
 }
 
 /* ---- opening and closing ---- */
+
+static lk_page_entry stage_entry(const feed *f, size_t page) {
+  return (lk_page_entry){(uint32_t)(page - f->first_page), LK_PAGE_STAGE};
+}
 
 static bool is_carried(const feed *f, size_t page) {
   return page < f->first_page && (page < f->lean_begin || page >= f->lean_end);
@@ -121,7 +126,10 @@ static leank_status feed_open(feed *f, leank_error *err) {
   const size_t tile = f->s->backend->ops->row_tile;
   if (f->chunk > f->n_rows) f->chunk = (f->n_rows + tile - 1) / tile * tile;
   f->table = lk_alloc(LK_MEM_PREFILL, f->n_pages, sizeof *f->table);
-  LK_FAIL_IF(!f->table, err, LEANK_E_MEMORY, -1, "out of memory");
+  f->whole = lk_alloc(LK_MEM_PREFILL, f->n_pages, sizeof *f->whole);
+  LK_FAIL_IF(!f->table || !f->whole, err, LEANK_E_MEMORY, -1, "out of memory");
+  for (size_t p = 0; p < f->n_pages; p++)
+    f->whole[p] = p < f->first_page ? f->seq->table[p] : stage_entry(f, p);
   LK_TRY(take_table(f, err));
   LK_TRY(take_buffers(f, err));
 cleanup:
@@ -147,6 +155,7 @@ static void feed_close(feed *f) {
   lk_free(f->groups);
   lk_free(f->group_tables);
   lk_free(f->table);
+  lk_free(f->whole);
   be->ops->reserve_rows(be, 0, 0, NULL);
 }
 
@@ -166,14 +175,6 @@ static void feed_commit(feed *f) {
 
 /* ---- one layer ---- */
 
-static lk_page_entry stage_entry(const feed *f, size_t page) {
-  return (lk_page_entry){(uint32_t)(page - f->first_page), LK_PAGE_STAGE};
-}
-/* Where the whole K and V of a page stand while the layer is being computed. */
-static lk_page_entry whole_entry(const feed *f, size_t page) {
-  return page < f->first_page ? f->seq->table[page] : stage_entry(f, page);
-}
-
 /* The stage begins with the tokens that the sequence's unfinished last page holds. */
 static void stage_begin(const feed *f, const lk_layer_view *view) {
   if (f->t0 % LK_P == 0) return;
@@ -187,12 +188,13 @@ static void pack_until(const feed *f, const lk_layer_view *view, size_t middle_e
   lk_backend *be = f->s->backend;
   const lk_attn_shape *shape = &f->s->cache.geometry.shape;
   const size_t n_mean = lk_cache_mean_floats(&f->s->cache);
-  for (; *packed * LK_P < middle_end; ++*packed) {
-    const lk_page_entry from = whole_entry(f, *packed), to = f->table[*packed];
-    be->ops->pack(be, shape, view, &from, view, &to, 1);
-    if (f->sums)
-      be->ops->sum_pages(be, shape, view, &from, 1, f->sums + (*packed - f->lean_begin) * n_mean);
-  }
+  const size_t first = *packed, end = middle_end / LK_P;
+  if (end <= first) return;
+  be->ops->pack(be, shape, view, f->whole + first, view, f->table + first, end - first);
+  if (f->sums)
+    be->ops->sum_pages(be, shape, view, f->whole + first, end - first,
+                       f->sums + (first - f->lean_begin) * n_mean);
+  *packed = end;
 }
 
 static void store_wide(const feed *f, const lk_layer_view *view) {
@@ -214,7 +216,7 @@ static void fill_table(const feed *f, size_t middle_end, lk_page_entry *table) {
   const lk_geometry *g = &f->s->cache.geometry;
   for (size_t p = 0; p < f->n_pages; p++) {
     const bool lean = lk_kind_of(g, p, middle_end) == LK_PAGE_LEAN;
-    table[p] = lean && p >= f->lean_begin ? f->table[p] : whole_entry(f, p);
+    table[p] = lean && p >= f->lean_begin ? f->table[p] : f->whole[p];
   }
 }
 
