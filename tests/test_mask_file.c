@@ -351,6 +351,19 @@ static void test_file_tensors(void **state) {
   t[0].n_dims = 1;
   t[0].shape[0] = N;
   expect_tensors(t, 1, LEANK_E_FORMAT, "'mask' is not U8 [2,3,8]");
+  /* Empty tensors may claim any size; one must not loop over it. */
+  t[0].n_dims = 3;
+  t[0].shape[0] = (size_t)1 << 60;
+  t[0].shape[1] = 1;
+  t[0].shape[2] = 0;
+  t[0].n_bytes = 0;
+  const char *const empty[][2] = {
+      {"format", "leank-mask"}, {"format_version", "1"}, {"n_layers", "1152921504606846976"},
+      {"n_kv_heads", "1"},      {"head_dim", "0"},       {"channel_order", "pairs"},
+      {"n_sink", "128"},        {"n_recent", "768"},     {"policy", "drop"},
+  };
+  assert_int_equal(lk_safetensors_save(file_path, t, 1, empty, N_GOOD, NULL), LEANK_OK);
+  expect_file(LEANK_E_FORMAT, "'head_dim' is '0'");
   t[0] = tensor_of("mask", LK_ST_BOOL, kept, 1);
   expect_tensors(t, 1, LEANK_E_FORMAT, "'mask' is not U8");
   t[0].type = LK_ST_U8;

@@ -92,6 +92,12 @@ static void get_size(reader *r, const char *key, bool required, size_t *out) {
     *out = (size_t)u;
 }
 
+/* Sizes are not 0: beside a 0 the others would be bounded by nothing in the file. */
+static void get_extent(reader *r, const char *key, size_t *out) {
+  get_size(r, key, true, out);
+  if (r->status == LEANK_OK && *out == 0) reject(r, key, "0");
+}
+
 static void get_u64(reader *r, const char *key, uint64_t *out) {
   const char *value = get(r, key, false);
   if (value && !parse_u64(value, out)) reject(r, key, value);
@@ -133,9 +139,9 @@ static leank_status check_version(reader *r) {
 }
 
 static leank_status read_info(reader *r, leank_mask_info *info) {
-  get_size(r, "n_layers", true, &info->n_layers);
-  get_size(r, "n_kv_heads", true, &info->n_kv_heads);
-  get_size(r, "head_dim", true, &info->head_dim);
+  get_extent(r, "n_layers", &info->n_layers);
+  get_extent(r, "n_kv_heads", &info->n_kv_heads);
+  get_extent(r, "head_dim", &info->head_dim);
   info->order = (leank_channel_order)get_word(r, "channel_order", true, order_names, 2, 0);
   get_text(r, "architecture", info->architecture, sizeof info->architecture);
   get_f64(r, "rope_theta", &info->rope_theta);

@@ -179,8 +179,8 @@ size_t leank_mask_n_kept(const leank_mask *mask, size_t layer, size_t kv_head) {
 
 /* ---- mask and model ---- */
 
-/* Files keep these as 32-bit floats or as short decimals. */
-static bool same_number(double a, double b) { return fabs(a - b) <= 1e-6 * fmax(fabs(a), fabs(b)); }
+/* Files keep these as 32-bit floats, as short decimals, or as something they follow from. */
+static bool same_number(double a, double b) { return fabs(a - b) <= 1e-5 * fmax(fabs(a), fabs(b)); }
 
 static leank_status check_model_sizes(const leank_mask_info *mask, const leank_model_info *model,
                                       leank_error *err) {
