@@ -147,28 +147,35 @@ static void mark_known_ends(leank_tokenizer *t) {
   }
 }
 
-/* Only special tokens are certain to be cut out of the text as given: a normaliser must not stand
- * between a chat template and its tokens. */
-static leank_status settle_normalized(lk_draft *draft, leank_error *err) {
+/* Added tokens are found by their bytes, so only whole characters keep the rest of a text whole. */
+static leank_status check_added(const lk_draft *draft, size_t i, leank_error *err) {
   leank_status status = LEANK_OK;
-  leank_tokenizer *t = draft->tokenizer;
+  const leank_tokenizer *t = draft->tokenizer;
+  const lk_span s = t->tokens[i];
   char *nfc = NULL;
-  for (size_t i = 0; i < t->n_vocab; i++) {
-    if (!(t->flags[i] & LK_TOKEN_NORMALIZED)) continue;
-    if (t->flags[i] & LK_TOKEN_SPECIAL) t->flags[i] &= (unsigned char)~LK_TOKEN_NORMALIZED;
-    const lk_span s = t->tokens[i];
-    size_t at = 0, n = 0;
-    LK_FAIL_IF(!lk_utf8_valid(s.p, s.n, &at), err, LEANK_E_FORMAT, -1,
-               "%s: added token %zu is not UTF-8", draft->name, i);
-    if (!t->nfc) continue;
-    LK_TRY(lk_nfc(s.p, s.n, &nfc, &n, err));
-    LK_FAIL_IF(nfc && (n != s.n || memcmp(nfc, s.p, n) != 0), err, LEANK_E_UNSUPPORTED, -1,
-               "%s: added token %zu is not in form NFC", draft->name, i);
-    lk_free(nfc);
-    nfc = NULL;
-  }
+  size_t at = 0, n = s.n;
+  LK_FAIL_IF(!lk_utf8_valid(s.p, s.n, &at), err, LEANK_E_FORMAT, -1,
+             "%s: added token %zu is not UTF-8", draft->name, i);
+  if (!t->nfc || !(t->flags[i] & LK_TOKEN_NORMALIZED)) return LEANK_OK;
+  LK_TRY(lk_nfc(s.p, s.n, &nfc, &n, err));
+  LK_FAIL_IF(nfc && (n != s.n || memcmp(nfc, s.p, n) != 0), err, LEANK_E_UNSUPPORTED, -1,
+             "%s: added token %zu is not in form NFC", draft->name, i);
 cleanup:
   lk_free(nfc);
+  return status;
+}
+
+/* Special tokens are always cut out of the text as given: a normaliser must not stand between a
+ * chat template and its tokens. */
+static leank_status settle_added(lk_draft *draft, leank_error *err) {
+  leank_status status = LEANK_OK;
+  leank_tokenizer *t = draft->tokenizer;
+  for (size_t i = 0; i < t->n_vocab; i++) {
+    if (!(t->flags[i] & LK_TOKEN_ADDED)) continue;
+    if (t->flags[i] & LK_TOKEN_SPECIAL) t->flags[i] &= (unsigned char)~LK_TOKEN_NORMALIZED;
+    LK_TRY(check_added(draft, i, err));
+  }
+cleanup:
   return status;
 }
 
@@ -177,7 +184,7 @@ leank_status lk_draft_finish(lk_draft *draft, leank_tokenizer **out, leank_error
   leank_tokenizer *t = draft->tokenizer;
   LK_TRY(fill_bytes(draft, err));
   LK_TRY(fill_words(draft, err));
-  LK_TRY(settle_normalized(draft, err));
+  LK_TRY(settle_added(draft, err));
   LK_TRY(lk_added_open(&t->added, t, 0, err));
   LK_TRY(lk_added_open(&t->added_normalized, t, LK_TOKEN_NORMALIZED, err));
   mark_known_ends(t);
