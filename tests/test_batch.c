@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/rng.h"
+#include "cpu/cpu_features.h"
 #include "support/subject.h"
 
 enum { V = 97, N_SEQS = 11, N_STEPS = 70, N_CTX = 420 };

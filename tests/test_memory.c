@@ -211,8 +211,10 @@ static void test_plans_refuse_nonsense(void **state) {
   options.n_ctx = 4096;
   assert_int_equal(leank_plan_make(&info, mask, &options, &plan, &err), LEANK_E_MISMATCH);
   assert_true(err.message[0] != 0);
+  leank_mask *own = published_mask(&llama);
   options.n_sink = 100;
-  assert_int_equal(leank_plan_make(&info, NULL, &options, &plan, &err), LEANK_E_ARGUMENT);
+  assert_int_equal(leank_plan_make(&info, own, &options, &plan, &err), LEANK_E_ARGUMENT);
+  leank_mask_close(&own);
   leank_plan_options_default(&options);
   options.n_ctx = SIZE_MAX / 2; /* must not wrap around */
   const leank_status status = leank_plan_make(&info, NULL, &options, &plan, &err);
@@ -268,41 +270,38 @@ static size_t lean_bytes(const fixture *f, size_t element) {
   return n * element;
 }
 
-typedef struct peak {
-  leank_session *session;
-  leank_memory most;
-} peak;
-
-static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
-
-static void on_progress(void *user, uint64_t done, uint64_t total) {
-  peak *p = user;
-  leank_memory now;
-  (void)done;
-  (void)total;
-  leank_session_get_memory(p->session, &now);
-  p->most.prefill_scratch = larger(p->most.prefill_scratch, now.prefill_scratch);
-  p->most.other_scratch = larger(p->most.other_scratch, now.other_scratch);
-  p->most.n_wide_pages = larger(p->most.n_wide_pages, now.n_wide_pages);
-  p->most.n_lean_pages = larger(p->most.n_lean_pages, now.n_lean_pages);
+/* Bytes of pages and scratch in use in the whole process. */
+static size_t really_in_use(void) {
+  return lk_mem_in_use(LK_MEM_WIDE) + lk_mem_in_use(LK_MEM_DENSE) + lk_mem_in_use(LK_MEM_LEAN) +
+         lk_mem_in_use(LK_MEM_PREFILL) + lk_mem_in_use(LK_MEM_SCRATCH);
 }
 
-static void fill_with_turns(lk_subject *s, const fixture *f, peak *p) {
+static void on_progress(void *user, uint64_t done, uint64_t total) {
+  size_t *most = user;
+  const size_t now = really_in_use();
+  (void)done;
+  (void)total;
+  if (now > *most) *most = now;
+}
+
+/* Returns the most bytes that were in use meanwhile. */
+static size_t fill_with_turns(lk_subject *s, const fixture *f) {
+  size_t most = 0;
   leank_feed_options options;
   leank_error err = {0};
   leank_feed_options_default(&options);
   options.on_progress = on_progress;
-  options.user = p;
-  p->session = s->session;
+  options.user = &most;
   for (size_t seq = 0; seq < s->setup.n_seqs; seq++) {
     const size_t n = seq == 0 ? s->setup.n_ctx : s->setup.n_ctx - 100;
     lk_assert_ok(leank_session_feed(s->session, seq, f->tokens, n, &options, &err), &err);
     if (seq) free(lk_subject_run(s, seq, f->tokens, LK_CALLS({LK_DECODE, 100})));
   }
+  return most;
 }
 
 static void check_against_plan(const fixture *f, const lk_setup *setup) {
-  const size_t wide_before = lk_mem_in_use(LK_MEM_WIDE), lean_before = lk_mem_in_use(LK_MEM_LEAN);
+  const size_t before = really_in_use();
   lk_subject s;
   lk_subject_open(&s, &f->c, setup);
   const leank_plan *plan = leank_session_get_plan(s.session);
@@ -315,8 +314,7 @@ static void check_against_plan(const fixture *f, const lk_setup *setup) {
   leank_session_get_memory(s.session, &empty);
   assert_int_equal(empty.wide_stored + empty.lean_stored, 0);
   assert_int_equal(empty.n_wide_pages + empty.n_lean_pages, 0);
-  peak p = {0};
-  fill_with_turns(&s, f, &p);
+  const size_t most = fill_with_turns(&s, f) - before;
   leank_session_get_memory(s.session, &full);
   assert_int_equal(full.wide_stored, plan->wide_stored);
   assert_int_equal(full.lean_stored, plan->lean_stored);
@@ -324,16 +322,16 @@ static void check_against_plan(const fixture *f, const lk_setup *setup) {
   assert_int_equal(full.lean_reserved, plan->lean_reserved);
   assert_int_equal(full.n_lean_pages, plan->n_lean_pages);
   assert_in_range(full.n_wide_pages, 1, plan->n_wide_pages);
-  assert_in_range(p.most.n_wide_pages, 1, plan->n_wide_pages);
-  assert_in_range(p.most.n_lean_pages, 0, plan->n_lean_pages);
-  assert_int_equal(p.most.prefill_scratch, plan->prefill_scratch);
-  assert_int_equal(p.most.other_scratch, plan->other_scratch);
-  /* What was really allocated, as the allocator counts. */
-  assert_int_equal(lk_mem_in_use(LK_MEM_WIDE) - wide_before, plan->wide_reserved);
-  assert_int_equal(lk_mem_in_use(LK_MEM_LEAN) - lean_before, plan->lean_reserved);
+  assert_in_range(full.prefill_scratch, 1, plan->prefill_scratch);
+  assert_in_range(full.other_scratch, 1, plan->other_scratch);
+  /* What was really allocated at the worst moment, as the allocator counts. */
+  const size_t planned =
+      plan->wide_reserved + plan->lean_reserved + plan->prefill_scratch + plan->other_scratch;
+  if (getenv("LEANK_TEST_VERBOSE"))
+    print_message("  planned %zu bytes, at most %zu were in use\n", planned, most);
+  assert_in_range(most, planned / 10 * 9, planned);
   lk_subject_close(&s);
-  assert_int_equal(lk_mem_in_use(LK_MEM_WIDE), wide_before);
-  assert_int_equal(lk_mem_in_use(LK_MEM_LEAN), lean_before);
+  assert_int_equal(really_in_use(), before);
 }
 
 static void test_sessions_hold_what_was_planned(void **state) {

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "cpu/cpu_features.h"
 #include "support/subject.h"
 
 enum { V = 97, P = LEANK_PAGE_TOKENS };
@@ -536,6 +537,42 @@ static void test_hidden_states_and_head_statistics(void **state) {
   }
 }
 
+/* Arrays that are NULL are skipped; the others are filled all the same. */
+static void test_each_statistic_alone(void **state) {
+  (void)state;
+  const lk_tiny_spec spec = lk_shape(0);
+  const size_t n = spec.n_layers * spec.n_kv_heads * spec.head_dim;
+  lk_case c;
+  lk_case_open(&c, &spec);
+  leank_token *tokens = lk_random_tokens(&spec, 40, 62);
+  const lk_setup setup = small_setup(NULL, 300);
+  for (size_t which = 0; which < 3; which++) {
+    double *all = calloc(6 * n, sizeof *all), *got[3] = {0}, *want[3] = {0};
+    assert_non_null(all);
+    got[which] = all;
+    want[which] = all + 3 * n;
+    leank_head_stats got_stats = {got[0], got[1], got[2], 0};
+    leank_head_stats want_stats = {want[0], want[1], want[2], 0};
+    leank_feed_options options;
+    leank_error err = {0};
+    leank_feed_options_default(&options);
+    options.stats = &got_stats;
+    lk_subject s;
+    lk_subject_open(&s, &c, &setup);
+    lk_oracle *oracle = lk_setup_oracle(&c, &setup);
+    lk_oracle_set_stats(oracle, &want_stats);
+    lk_assert_ok(leank_session_feed(s.session, 0, tokens, 40, &options, &err), &err);
+    lk_oracle_feed(oracle, LEANK_FEED_TURN, tokens, 40, NULL, NULL);
+    if (!(sum_error(all, all + 3 * n, n) < LK_TOLERANCE_F32))
+      fail_msg("statistic %zu alone is not filled", which);
+    lk_oracle_close(&oracle);
+    lk_subject_close(&s);
+    free(all);
+  }
+  free(tokens);
+  lk_case_close(&c);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_every_shape_matches_the_oracle),
@@ -555,6 +592,7 @@ int main(void) {
       cmocka_unit_test(test_bf16_prefill),
       cmocka_unit_test(test_weight_types_and_tied_output),
       cmocka_unit_test(test_hidden_states_and_head_statistics),
+      cmocka_unit_test(test_each_statistic_alone),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -580,16 +580,17 @@ static void assert_feed_refused(lk_subject *s, size_t seq, const leank_token *to
 
 static void refuse_feeds(lk_subject *s, const leank_token *tokens, size_t room) {
   leank_token bad[5] = {1, 2, 3, 4, 5};
+  const size_t n_bad = room < 5 ? room : 5;
   for (leank_feed_mode mode = LEANK_FEED_TURN; mode <= LEANK_FEED_SCORE; mode++) {
     assert_feed_refused(s, 0, tokens, room + 1, mode, LEANK_E_CONTEXT);
     assert_feed_refused(s, 0, tokens, 0, mode, LEANK_E_ARGUMENT);
     assert_feed_refused(s, 1, tokens, 1, mode, LEANK_E_ARGUMENT);
-    for (size_t i = 0; i < 5; i += 2) {
+    for (size_t i = 0; i < n_bad; i += 2) {
       const leank_token was = bad[i];
       bad[i] = V;
-      assert_feed_refused(s, 0, bad, 5, mode, LEANK_E_ARGUMENT);
+      assert_feed_refused(s, 0, bad, n_bad, mode, LEANK_E_ARGUMENT);
       bad[i] = -1;
-      assert_feed_refused(s, 0, bad, 5, mode, LEANK_E_ARGUMENT);
+      assert_feed_refused(s, 0, bad, n_bad, mode, LEANK_E_ARGUMENT);
       bad[i] = was;
     }
   }

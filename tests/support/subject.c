@@ -204,7 +204,15 @@ static void run_feed(lk_subject *s, size_t seq, const leank_token *tokens, size_
   lk_assert_ok(leank_session_feed(s->session, seq, tokens, n, &options, &err), &err);
   assert_int_equal(to.n_rows, n);
   assert_int_equal(leank_session_length(s->session, seq), before + n);
-  assert_memory_equal(last, logits + (n - 1) * n_vocab, n_vocab * sizeof(float));
+  /* The last row goes through the kernels of a decode step: near, not the same bits. */
+  const float *row = logits + (n - 1) * n_vocab;
+  const double near = s->setup.kv_type == LEANK_KV_F32 ? LK_TOLERANCE_F32 : 0.05;
+  double scale = 1e-30;
+  for (size_t i = 0; i < n_vocab; i++) scale = fmax(scale, fabs((double)row[i]));
+  for (size_t i = 0; i < n_vocab; i++)
+    if (!(fabs((double)last[i] - (double)row[i]) <= near * scale))
+      fail_msg("logits of the last row and of on_logits differ: %.9g and %.9g", (double)last[i],
+               (double)row[i]);
   free(last);
 }
 
