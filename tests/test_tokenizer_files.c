@@ -516,6 +516,29 @@ static void families_differ_as_they_should(void **state) {
   }
 }
 
+/* Where the file does not say, Llama 3 asks for its first token and the others do not. */
+static void bos_by_family(void **state) {
+  (void)state;
+  static const struct {
+    const char *pre;
+    bool bos;
+  } cases[] = {{"llama-bpe", true}, {"smollm", false}, {"qwen2", false}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    leank_tokenizer *t = NULL;
+    leank_token *tokens = NULL;
+    size_t n = 0;
+    recipe r = sound;
+    r.pre = cases[i].pre;
+    const bytes *file = cook(&r);
+    assert_int_equal(open_bytes(file->data, file->n, &t), LEANK_OK);
+    assert_int_equal(leank_tokenize(t, "b", 1, LEANK_TOKENIZE_BOS, &tokens, &n, &err), LEANK_OK);
+    assert_int_equal(n, cases[i].bos ? 2 : 1);
+    assert_int_equal(tokens[0], cases[i].bos ? 0 : 1);
+    leank_tokens_free(&tokens);
+    leank_tokenizer_close(&t);
+  }
+}
+
 /* Of added tokens that begin alike the longest one is meant. */
 static void the_longest_added_token_wins(void **state) {
   (void)state;
@@ -631,6 +654,7 @@ int main(void) {
       cmocka_unit_test(missing_bytes),
       cmocka_unit_test(faults_of_gguf_are_named),
       cmocka_unit_test(families_differ_as_they_should),
+      cmocka_unit_test(bos_by_family),
       cmocka_unit_test(the_longest_added_token_wins),
       cmocka_unit_test(an_added_token_may_be_too_long),
       cmocka_unit_test(damaged_gguf_does_no_harm),

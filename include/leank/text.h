@@ -31,7 +31,9 @@ LEANK_API leank_status leank_tokenizer_open(const char *path, leank_tokenizer **
 LEANK_API void leank_tokenizer_close(leank_tokenizer **tokenizer);
 
 /* Text (UTF-8, n_bytes, may hold NUL bytes) to tokens. *out receives an array of *n_out tokens that
- * the caller frees with leank_tokens_free. Invalid UTF-8: LEANK_E_ARGUMENT with the byte offset. */
+ * the caller frees with leank_tokens_free. Invalid UTF-8: LEANK_E_ARGUMENT with the byte offset.
+ * Added tokens that are not special ("<tool_call>" of Qwen) are cut out with either flag; bytes the
+ * vocabulary lacks (SmolLM2: a few control characters) vanish, as in the models' own tokenizers. */
 LEANK_API leank_status leank_tokenize(const leank_tokenizer *tokenizer, const char *text,
                                       size_t n_bytes, unsigned flags, leank_token **out,
                                       size_t *n_out, leank_error *err);
@@ -74,7 +76,10 @@ LEANK_API const char *leank_chat_template_detect(const leank_tokenizer *tokenize
  * message was the assistant's and ended with its end token. open_assistant: ends with the
  * assistant's header, for the model to go on. *out is freed with leank_text_free. The result is to
  * be tokenized with LEANK_TOKENIZE_SPECIAL; text inside messages that looks like a special token is
- * therefore one: see leank_chat_tokenize for untrusted content. */
+ * therefore one: see leank_chat_tokenize for untrusted content. Llama 3.1 writes the date its
+ * template has by default (26 Jul 2024). LEANK_E_ARGUMENT for other roles, an unknown name, or a
+ * conversation that begins with no message; LEANK_E_UNSUPPORTED for "none" and where the model
+ * lacks the template's special tokens. */
 LEANK_API leank_status leank_chat_format(const leank_tokenizer *tokenizer, const char *name,
                                          const leank_chat_message *messages, size_t n_messages,
                                          bool first, bool open_assistant, char **out,
