@@ -8,8 +8,12 @@
 #ifndef LK_KERNELS_UNPACK_H
 #define LK_KERNELS_UNPACK_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #include "kernels/dequant/half_float.h"
 
