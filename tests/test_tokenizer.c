@@ -75,7 +75,7 @@ static void expect_tokens(const leank_tokenizer *t, const char *text, size_t n_b
   size_t n = 0;
   assert_int_equal(leank_tokenize(t, text, n_bytes, flags, &got, &n, &err), LEANK_OK);
   if (n != n_want || memcmp(got, want, n * sizeof *got) != 0) {
-    printf("text: '%.*s', flags %u\n", (int)n_bytes, text, flags);
+    printf("text: '%.*s', flags %u\n", (int)n_bytes, text ? text : "", flags);
     print_tokens("got", got, n);
     print_tokens("want", want, n_want);
     fail();
