@@ -104,14 +104,18 @@ int main(int argc, char **argv) {
   const size_t n_changes = argc == 3 ? strtoul(argv[2], NULL, 10) : 3000;
   struct dirent **entries;
   const int n = scandir(argv[1], &entries, keep_file, alphasort);
-  int failures = n <= 0; /* a corpus that is gone must not pass */
+  int failures = 0;
+  if (n <= 0) { /* a corpus that is gone must not pass */
+    fprintf(stderr, "%s: no files\n", argv[1]);
+    return 1;
+  }
   for (int i = 0; i < n; i++) {
     char path[4096];
     snprintf(path, sizeof path, "%s/%s", argv[1], entries[i]->d_name);
     failures += replay(path, n_changes);
     free(entries[i]);
   }
-  if (n >= 0) free(entries);
+  free(entries);
   printf("%d files, %zu changes of each\n", n, n_changes);
   return failures != 0;
 }

@@ -45,15 +45,11 @@ static void keep_naively(const float *scores, size_t head_dim, size_t count, uin
   }
 }
 
-static void keep_by_threshold(const float *scores, size_t n_heads, size_t head_dim,
-                              double threshold, bool above, size_t align, uint8_t *kept) {
-  for (size_t h = 0; h < n_heads; h++) {
-    const float *head = scores + h * head_dim;
-    size_t count = 0;
-    for (size_t c = 0; c < head_dim; c++)
-      count += above ? head[c] > threshold : head[c] >= threshold;
-    keep_naively(head, head_dim, round_half_up(count, align, head_dim), kept + h * head_dim);
-  }
+static size_t count_by_threshold(const float *head, size_t head_dim, double threshold, bool above,
+                                 size_t align) {
+  size_t count = 0;
+  for (size_t c = 0; c < head_dim; c++) count += above ? head[c] > threshold : head[c] >= threshold;
+  return round_half_up(count, align, head_dim);
 }
 
 static void round_naively(const float *scores, size_t n_heads, size_t head_dim, double ratio,
@@ -66,7 +62,12 @@ static void round_naively(const float *scores, size_t n_heads, size_t head_dim, 
   float smallest = scores[0];
   for (size_t i = 0; i < n; i++) smallest = scores[i] < smallest ? scores[i] : smallest;
   const double threshold = quantile(scores, n, ratio);
-  keep_by_threshold(scores, n_heads, head_dim, threshold, threshold == smallest, align, kept);
+  for (size_t h = 0; h < n_heads; h++) {
+    const float *head = scores + h * head_dim;
+    const size_t count =
+        count_by_threshold(head, head_dim, threshold, threshold == smallest, align);
+    keep_naively(head, head_dim, count, kept + h * head_dim);
+  }
 }
 
 static size_t count_kept(const uint8_t *kept, size_t n) {
@@ -81,10 +82,11 @@ static double best_distance(const float *scores, size_t n_heads, size_t head_dim
   const size_t n = n_heads * head_dim;
   const double target = (1 - ratio) * (double)n;
   double best = target; /* keeping nothing */
-  uint8_t kept[MAX_N];
   for (size_t i = 0; i < n; i++) {
-    keep_by_threshold(scores, n_heads, head_dim, scores[i], false, align, kept);
-    best = fmin(best, fabs((double)count_kept(kept, n) - target));
+    size_t total = 0;
+    for (size_t h = 0; h < n_heads; h++)
+      total += count_by_threshold(scores + h * head_dim, head_dim, scores[i], false, align);
+    best = fmin(best, fabs((double)total - target));
   }
   return best;
 }
@@ -238,6 +240,9 @@ static void test_by_hand(void **state) {
   expect(up, one, 0.7, 4, false, "00001111");
   expect(up, one, 0.7, 4, true, "00001111");
   expect(up, one, 0.7, 1, true, "00000011");
+  /* Nothing and all are equally far from the budget of 1: more is kept. */
+  const float down[] = {2, 1};
+  expect(down, (shape){1, 1, 2}, 0.5, 2, true, "11");
   /* One in each half: 1 of 2 is half, and half goes up. */
   const float spread[] = {9, 0, 1, 2, 3, 4, 5, 8};
   expect(spread, two, 0.8, 2, false, "10010011");

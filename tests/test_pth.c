@@ -308,6 +308,37 @@ static void test_lying_directory(void **state) {
   expect_patched(entry - 28, 65535, 2, LEANK_E_FORMAT, "bad zip directory");
 }
 
+/* A member inside another: checksums over nested members could be made to cost without bound. */
+static void test_nested_members(void **state) {
+  (void)state;
+  static const char pickle[] =
+      "](" REBUILD "(" STORAGE("\xff") "K\0K\2K\2\x86K\2K\1\x86" HOOKS "tR" REBUILD
+                                       "((X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0"
+                                       "1X\3\0\0\0cpuK\xf5tQ"
+                                       "K\0K\2K\2\x86K\2K\1\x86" HOOKS "tRe.";
+  enum { INNER = 30 + 8, N_INNER = 0xf5 * 4, N_OUTER = 0xff * 4 };
+  unsigned char outer[N_OUTER] = "PK\3\4", bytes[4096];
+  outer[26] = 8; /* of the local header: bytes of the name */
+  memcpy(outer + 30, "m/data/1", 8);
+  const lk_zip_source sources[] = {
+      {"m/data.pkl", pickle, sizeof pickle - 1}, {"m/data/0", outer, N_OUTER}, {"m/data/1", "", 0}};
+  lk_zip_writer zip = {bytes, 0};
+  lk_zip_write(&zip, sources, 3);
+  unsigned char *entry = bytes + zip.n_bytes - 22 - 46 - 8;
+  const unsigned char *inner = memmem(bytes, zip.n_bytes, outer, INNER);
+  byte_string *s = malloc(sizeof *s);
+  s->n = 0;
+  put_u32(s, lk_zip_crc32(inner + INNER, N_INNER));
+  put_u32(s, N_INNER);
+  put_u32(s, N_INNER);
+  memcpy(entry + 16, s->bytes, s->n);
+  s->n = 0;
+  put_u32(s, (uint32_t)(inner - bytes));
+  memcpy(entry + 42, s->bytes, s->n);
+  hostile_expect(open_close, bytes, zip.n_bytes, LEANK_E_FORMAT, "members overlap");
+  free(s);
+}
+
 static void test_crc(void **state) {
   (void)state;
   assert_int_equal(lk_zip_crc32((const unsigned char *)"123456789", 9), 0xcbf43926u);
@@ -388,6 +419,7 @@ int main(void) {
       cmocka_unit_test(test_members),
       cmocka_unit_test(test_lying_directory),
       cmocka_unit_test(test_crc),
+      cmocka_unit_test(test_nested_members),
       cmocka_unit_test(test_round_trip),
       cmocka_unit_test(test_same_pickle),
   };

@@ -64,8 +64,7 @@ static size_t n_above_quantile(const rounding *r, const scored *all) {
   if (r->ratio == 0) return r->n;
   const size_t last = r->n - 1;
   const double position = r->ratio * (double)last;
-  double whole = floor(position + snap);
-  if (position - whole > snap) whole += 1;
+  const double whole = ceil(position - snap);
   const size_t rank = whole < (double)last ? (size_t)whole : last; /* ascending */
   const float threshold = all[last - rank].score;
   size_t n = last - rank + 1;
