@@ -25,26 +25,37 @@ void cli_generate_options_default(cli_generate_options *options) {
   options->top_k = (size_t)options->sampler.top_k;
 }
 
-int cli_generation_open(const cli_engine *engine, bool masked, size_t n_ctx,
-                        const cli_generate_options *options, bool echo, cli_generation *out) {
+static int open_sampler(const cli_generate_options *options, size_t n_vocab, leank_sampler **out) {
   leank_sampler_options sampler = options->sampler;
   leank_error err;
-  *out = (cli_generation){.engine = engine, .options = *options, .masked = masked, .echo = echo};
   sampler.temperature = (float)options->temperature;
   sampler.top_p = (float)options->top_p;
   sampler.min_p = (float)options->min_p;
   sampler.repetition_penalty = (float)options->repeat_penalty;
   sampler.top_k = options->top_k > INT_MAX ? INT_MAX : (int)options->top_k;
-  if (leank_sampler_open(&sampler, engine->info->n_vocab, &out->sampler, &err) != LEANK_OK) {
-    return cli_fail(&err);
-  }
-  int code = cli_engine_session(engine, masked, n_ctx, &out->session);
+  return leank_sampler_open(&sampler, n_vocab, out, &err) == LEANK_OK ? CLI_GO : cli_fail(&err);
+}
+
+int cli_generation_open(const cli_engine *engine, bool masked, size_t n_ctx,
+                        const cli_generate_options *options, bool echo, cli_generation *out) {
+  *out = (cli_generation){.engine = engine, .options = *options, .masked = masked, .echo = echo};
+  int code = open_sampler(options, engine->info->n_vocab, &out->sampler);
+  if (code == CLI_GO) code = cli_engine_session(engine, masked, n_ctx, &out->session);
   if (code != CLI_GO) return code;
-  out->n_ctx = leank_session_get_plan(out->session)->n_wide_tokens +
-               leank_session_get_plan(out->session)->n_lean_tokens;
+  const leank_plan *plan = leank_session_get_plan(out->session);
+  out->n_ctx = plan->n_wide_tokens + plan->n_lean_tokens;
+  /* No more tokens fit the context than it has. */
+  if (out->options.n_predict > out->n_ctx) out->options.n_predict = out->n_ctx;
   out->logits = cli_alloc(engine->info->n_vocab, sizeof *out->logits);
-  out->tokens = cli_alloc(options->n_predict, sizeof *out->tokens);
+  out->tokens = cli_alloc(out->options.n_predict, sizeof *out->tokens);
   return CLI_GO;
+}
+
+int cli_generation_reset(cli_generation *g) {
+  leank_error err;
+  if (leank_session_rewind(g->session, 0, 0, &err) != LEANK_OK) return cli_fail(&err);
+  leank_sampler_close(&g->sampler);
+  return open_sampler(&g->options, g->engine->info->n_vocab, &g->sampler);
 }
 
 void cli_generation_end_session(cli_generation *g) { leank_session_close(&g->session); }

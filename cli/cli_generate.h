@@ -64,6 +64,9 @@ typedef struct cli_generation {
  * cli_generation_close is due in either case. */
 int cli_generation_open(const cli_engine *engine, bool masked, size_t n_ctx,
                         const cli_generate_options *options, bool echo, cli_generation *out);
+/* Empties the cache and forgets what the sampler has seen. Complains and returns CLI_FAILURE, else
+ * CLI_GO. */
+int cli_generation_reset(cli_generation *g);
 /* Frees the session (and its memory) and keeps the results. */
 void cli_generation_end_session(cli_generation *g);
 void cli_generation_close(cli_generation *g);

@@ -42,11 +42,9 @@ static void keep_carry(chat *c) {
 }
 
 static int reset(chat *c) {
-  leank_error err;
   c->first = true;
   c->n_carry = 0;
-  if (leank_session_rewind(c->g.session, 0, 0, &err) != LEANK_OK) return cli_fail(&err);
-  return CLI_GO;
+  return cli_generation_reset(&c->g);
 }
 
 /* carry + the message in the template; the caller frees. */
