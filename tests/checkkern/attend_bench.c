@@ -37,6 +37,10 @@ static void decode_all(void *ctx) {
       for (size_t i = 0; i < SEQ_PAGES; i += CHUNK_PAGES) {
         for (size_t j = 0; j < CHUNK_PAGES; j++)
           pages[j] = view(b, first + i + j, head, (int64_t)(i + j) * LK_PAGE_TOKENS);
+        const size_t next = i + CHUNK_PAGES < SEQ_PAGES ? first + i + CHUNK_PAGES : first;
+        const size_t next_head = next == first ? (head + 1) % N_HEADS : head;
+        b->args.ahead = view(b, next, next_head, 0).k;
+        b->args.ahead_bytes = b->segment_bytes;
         b->fn(&b->args);
       }
 }

@@ -200,6 +200,7 @@ static bool same_row(const result *a, size_t i, const result *b, size_t j) {
          memcmp(a->o + i * d, b->o + j * d, d * sizeof *a->o) == 0;
 }
 
+/* What is fetched ahead must not matter: single rows name memory, the whole does not. */
 static lk_attend_args one_row(const lk_attend_args *args, size_t r) {
   lk_attend_args one = *args;
   one.n_q = 1;
@@ -207,6 +208,8 @@ static lk_attend_args one_row(const lk_attend_args *args, size_t r) {
   one.q_lean += r * args->n_lean;
   if (one.lean_bias) one.lean_bias += r;
   one.q_pos += r;
+  one.ahead = args->pages;
+  one.ahead_bytes = 12345;
   return one;
 }
 

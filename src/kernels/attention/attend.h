@@ -29,6 +29,10 @@ typedef struct lk_attend_args {
   float *m, *l;  /* [M] out: largest logit (-INFINITY where no key is seen) and sum of exp(x - m) */
   float *o;      /* [M][D] out: sum of exp(x - m) v; 0 where no key is seen */
   void *scratch; /* lk_attend_scratch_bytes, 64-byte aligned */
+  /* What this thread will read first in its next decode call (a page's segment), to be fetched
+   * while the last page is worked on; NULL = nothing. Changes speed alone. */
+  const void *ahead;
+  size_t ahead_bytes;
 } lk_attend_args;
 
 typedef void (*lk_attend_fn)(const lk_attend_args *args);

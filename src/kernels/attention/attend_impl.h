@@ -146,11 +146,10 @@ LK_INLINE void value_strips(const attend_job *job, side_kind kind, int n_rows, s
     tile_product(kind, false, n_rows, TILE_VECS, &s, &rows, span.begin, span.end, span.half, next);
     s.base += TILE_VECS / 2 * unit_bytes;
     rows.c += TILE_VECS * VW;
-    next = NULL;
   }
   for (; c < head_dim; c += UNIT) {
     s.n_valid = in_scratch ? UNIT : (ptrdiff_t)((head_dim - c) / lane_channels);
-    tile_product(kind, true, n_rows, 2, &s, &rows, span.begin, span.end, span.half, NULL);
+    tile_product(kind, true, n_rows, 2, &s, &rows, span.begin, span.end, span.half, next);
     s.base += unit_bytes;
     rows.c += UNIT;
   }
@@ -181,50 +180,65 @@ LK_INLINE void tile_values(const attend_job *job, leank_kv_type type, bool decod
 
 /* ---- pages ---- */
 
-/* n_bytes from `next` on, dealt over n_steps. */
-static ahead fetch_over(const void *next, size_t n_bytes, size_t n_steps) {
-  return (ahead){next, n_steps ? (n_bytes / 64 + n_steps - 1) / n_steps : 0};
-}
-
 static size_t view_channels(const lk_attend_args *args, const lk_page_view *page) {
   return page->lean ? args->n_lean : args->head_dim;
 }
 
-/* While one part of a page is worked on, the next one is on its way: V during the logits, the
- * following page's K during the values. */
-static void plan_fetches(const attend_job *job, size_t page_index, ahead *values, ahead *keys) {
+static void fetch_range(ahead *next, const void *begin, size_t n_bytes) {
+  next->begins[next->n_ranges] = begin;
+  next->ends[next->n_ranges++] = (const char *)begin + n_bytes;
+  next->n_lines += n_bytes / LINE_BYTES;
+}
+
+/* Steps of one tile's products with a page. */
+static size_t tile_steps(const attend_job *job, const lk_page_view *page) {
+  const size_t n_keys_at_once = TILE_VECS * VW, keys_per_step = LK_ATTEND_PAIRS ? 2 : 1;
+  const size_t strips = (job->head_padded + TILE_VECS * VW - 1) / (TILE_VECS * VW);
+  return view_channels(job->args, page) / lk_kv_interleave(job->type) *
+             (LK_PAGE_TOKENS / n_keys_at_once) +
+         page->n_keys / keys_per_step * strips;
+}
+
+/* While a page is worked on, the next one is on its way, dealt evenly over the work so that memory
+ * never rests; with the first one its own V is too, with the last one what the caller names. */
+static ahead plan_fetches(const attend_job *job, size_t page_index, size_t n_tiles) {
   const lk_attend_args *args = job->args;
-  const lk_page_view *page = args->pages + page_index, *next = page + 1;
-  const size_t bytes = lk_kv_bytes(job->type);
-  const size_t steps = view_channels(args, page) / lk_kv_interleave(job->type);
-  *values =
-      fetch_over(page->v, page->n_keys * args->head_dim * bytes, steps * (PAGE_VECS / TILE_VECS));
-  if (page_index + 1 < args->n_pages)
-    *keys = fetch_over(next->k, LK_PAGE_TOKENS * view_channels(args, next) * bytes,
-                       page->n_keys / (LK_ATTEND_PAIRS ? 2 : 1));
+  const lk_page_view *page = args->pages + page_index;
+  const size_t bytes = lk_kv_bytes(job->type), v_row_bytes = args->head_dim * bytes;
+  ahead next = {.n_lines = 0};
+  if (page_index == 0) fetch_range(&next, page->v, page->n_keys * v_row_bytes);
+  if (page_index + 1 < args->n_pages) {
+    const lk_page_view *then = page + 1;
+    fetch_range(&next, then->k, LK_PAGE_TOKENS * view_channels(args, then) * bytes);
+    fetch_range(&next, then->v, then->n_keys * v_row_bytes);
+  } else if (args->ahead) {
+    fetch_range(&next, args->ahead, args->ahead_bytes);
+  }
+  const size_t steps = tile_steps(job, page) * n_tiles + 1;
+  next.n_lines = (next.n_lines + steps - 1) / steps;
+  fetch_next_range(&next);
+  return next;
 }
 
 LK_INLINE void tile_meets_page(const attend_job *job, leank_kv_type type, bool decode, int n_rows,
-                               size_t page_index, attend_tile *tile) {
+                               size_t page_index, attend_tile *tile, ahead *next) {
   const lk_page_view *page = job->args->pages + page_index;
-  ahead values = {NULL, 0}, keys = {NULL, 0};
-  if (decode && tile->row == 0) plan_fetches(job, page_index, &values, &keys);
-  tile_logits(job, type, n_rows, page, tile, decode ? &values : NULL);
+  tile_logits(job, type, n_rows, page, tile, decode ? next : NULL);
   tile_softmax(job, LK_ATTEND_PAIRS && type == LEANK_KV_BF16, page, tile);
-  tile_values(job, type, decode, n_rows, page, tile, decode ? &keys : NULL);
+  tile_values(job, type, decode, n_rows, page, tile, decode ? next : NULL);
 }
 
 /* One body per number of rows, so that every accumulator is a register. */
 LK_INLINE void any_tile_meets_page(const attend_job *job, leank_kv_type type, bool decode,
-                                   size_t page_index, attend_tile *tile) {
+                                   size_t page_index, attend_tile *tile, ahead *next) {
   switch (tile->n_rows) {
-  case 1: tile_meets_page(job, type, decode, 1, page_index, tile); break;
-  case 2: tile_meets_page(job, type, decode, 2, page_index, tile); break;
-  case 3: tile_meets_page(job, type, decode, 3, page_index, tile); break;
+  case 1: tile_meets_page(job, type, decode, 1, page_index, tile, next); break;
+  case 2: tile_meets_page(job, type, decode, 2, page_index, tile, next); break;
+  case 3: tile_meets_page(job, type, decode, 3, page_index, tile, next); break;
 #if TILE_ROWS > 3
-  case 4: tile_meets_page(job, type, decode, 4, page_index, tile); break;
-  case 5: tile_meets_page(job, type, decode, 5, page_index, tile); break;
-  case 6: tile_meets_page(job, type, decode, 6, page_index, tile); break;
+  case 4: tile_meets_page(job, type, decode, 4, page_index, tile, next); break;
+  case 5: tile_meets_page(job, type, decode, 5, page_index, tile, next); break;
+  case 6: tile_meets_page(job, type, decode, 6, page_index, tile, next); break;
 #endif
   }
 }
@@ -259,6 +273,8 @@ LK_INLINE void rows_meet_page(const attend_job *job, leank_kv_type type, bool de
   bool interleaved = false;
 #endif
   attend_tile tile;
+  ahead next = {.n_lines = 0};
+  if (decode) next = plan_fetches(job, page_index, n_tiles);
   for (tile.row = 0; tile.row < n_q; tile.row += per_tile) {
     tile.n_rows = n_q - tile.row < per_tile ? n_q - tile.row : per_tile;
     tile_visibility(job, page, &tile);
@@ -267,7 +283,7 @@ LK_INLINE void rows_meet_page(const attend_job *job, leank_kv_type type, bool de
     if (!decode && !interleaved) interleave_values(job, page);
     interleaved = true;
 #endif
-    any_tile_meets_page(job, type, decode, page_index, &tile);
+    any_tile_meets_page(job, type, decode, page_index, &tile, &next);
   }
 }
 

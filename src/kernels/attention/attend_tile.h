@@ -34,10 +34,13 @@ typedef struct side {
   ptrdiff_t n_valid; /* 32-bit lanes behind the base that may be read, for tails */
 } side;
 
-/* What the next use will need, fetched a few lines per step. */
+/* Memory that will be needed soon, fetched a few lines per step of the products. */
+enum { AHEAD_RANGES = 3, LINE_BYTES = 64 };
 typedef struct ahead {
-  const char *next;
-  size_t n_lines; /* per step */
+  const char *next, *end; /* of the present range */
+  const char *begins[AHEAD_RANGES], *ends[AHEAD_RANGES];
+  int n_ranges, range;
+  size_t n_lines; /* per step; 0: nothing (left) to fetch */
 } ahead;
 
 typedef struct tile_rows {
@@ -140,9 +143,18 @@ LK_INLINE void tile_store(int n_rows, int n_vecs, const tile_rows *rows,
   }
 }
 
+static __attribute__((noinline)) void fetch_next_range(ahead *next) {
+  while (next->next >= next->end && next->range < next->n_ranges) {
+    next->next = next->begins[next->range];
+    next->end = next->ends[next->range++];
+  }
+  if (next->next >= next->end) next->n_lines = 0;
+}
+
 LK_INLINE void fetch(ahead *next) {
-  for (size_t i = 0; i < next->n_lines; i++, next->next += 64)
+  for (size_t i = 0; i < next->n_lines; i++, next->next += LINE_BYTES)
     _mm_prefetch(next->next, _MM_HINT_T0);
+  if (next->next >= next->end && next->n_lines) fetch_next_range(next);
 }
 
 /* c[n_rows][n_vecs] = scale c + a x over the steps [begin, end), in this order, then the first half
