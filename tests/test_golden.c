@@ -16,6 +16,7 @@
 #include <leank/leank.h>
 
 #include "formats/safetensors.h"
+#include "support/subject.h"
 
 /* ---- golden files ---- */
 
@@ -78,6 +79,7 @@ static void run_open(run *r, const char *path, leank_kv_type kv_type, size_t n) 
   if (leank_model_open(path, NULL, &r->model, &err) != LEANK_OK) fail_msg("%s", err.message);
   leank_session_options_default(&options);
   options.kv_type = kv_type;
+  options.cpu = lk_test_cpu();
   options.n_ctx = n;
   if (leank_session_open(r->model, &options, &r->session, &err) != LEANK_OK)
     fail_msg("%s", err.message);

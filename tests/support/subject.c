@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/rng.h"
+#include "cpu/cpu_features.h"
 
 void lk_assert_ok(leank_status status, const leank_error *err) {
   if (status != LEANK_OK) fail_msg("%s: %s", leank_status_text(status), err->message);
@@ -83,7 +84,7 @@ leank_session_options lk_setup_options(const lk_setup *setup) {
   options.n_seqs = setup->n_seqs ? setup->n_seqs : 1;
   options.kv_type = setup->kv_type;
   options.n_threads = setup->n_threads ? setup->n_threads : 2;
-  options.cpu = setup->cpu;
+  options.cpu = setup->cpu ? setup->cpu : lk_test_cpu();
   if (setup->prefill_chunk) options.prefill_chunk = setup->prefill_chunk;
   options.n_sink = setup->n_sink;
   options.n_recent = setup->n_recent;
@@ -357,6 +358,13 @@ void lk_assert_differ(const double *faulty, const double *want, size_t n, double
 }
 
 /* ---- this machine ---- */
+
+leank_cpu_level lk_test_cpu(void) {
+  leank_cpu_level level = LEANK_CPU_BEST;
+  const char *name = getenv("LEANK_TEST_CPU");
+  if (name && !lk_cpu_level_parse(name, &level)) fail_msg("LEANK_TEST_CPU=%s is no level", name);
+  return level;
+}
 
 size_t lk_cpu_levels(leank_cpu_level out[4]) {
   size_t n = 0;

@@ -126,6 +126,9 @@ void lk_assert_differ(const double *faulty, const double *want, size_t n, double
 
 /* ---- this machine ---- */
 
+/* The cap for sessions whose test names no level: LEANK_TEST_CPU (so that the suite can run once
+ * per level), else the best. */
+leank_cpu_level lk_test_cpu(void);
 /* The levels this processor can run, ascending; returns how many. */
 size_t lk_cpu_levels(leank_cpu_level out[4]);
 
