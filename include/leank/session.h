@@ -150,9 +150,9 @@ LEANK_API leank_status leank_session_rewind(leank_session *session, size_t seq, 
 LEANK_API leank_status leank_session_fork(leank_session *session, size_t from, size_t to,
                                           leank_error *err);
 /* Packs a sequence of another session of the same model and kv_type into this one, under this
- * one's mask; `to` is cleared first. The source must be whole where this session keeps tokens in
- * full, and elsewhere whole or pruned by an equal mask: else LEANK_E_MISMATCH. A dense session can
- * always be the source, so that one dense prefill serves many masks. */
+ * one's mask; `to` is cleared first. The source must hold in full what this session keeps in full,
+ * and elsewhere at least the channels this session keeps: else LEANK_E_MISMATCH. A dense session
+ * can always be the source, so that one dense prefill serves many masks. */
 LEANK_API leank_status leank_session_pack_from(leank_session *session, size_t to,
                                                const leank_session *source, size_t from,
                                                leank_error *err);

@@ -108,7 +108,8 @@ typedef struct lk_backend_ops {
   /* Writes K[N][Hk][D] and V[N][Hk][D] to slots[N]. */
   void (*append)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
                  const float *k, const float *v, size_t n_rows, const lk_slot *slots);
-  /* Packs from[i] (wide or stage, whole) of view `src` into lean page to[i] of view `dst`. */
+  /* Packs from[i] (wide, stage, or lean with at least the channels that dst keeps) of view `src`
+   * into lean page to[i] of view `dst`. */
   void (*pack)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *src,
                const lk_page_entry *from, const lk_layer_view *dst, const lk_page_entry *to,
                size_t n_pages);
@@ -123,8 +124,8 @@ typedef struct lk_backend_ops {
   leank_status (*attend)(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,
                          const lk_layer_view *view, const lk_attend_group *groups, size_t n_groups,
                          const float *q, float *out, leank_error *err);
-  /* Adds to sum_abs[Hk][D] (may be NULL) and sum_sq[Hk][D] over x[N][Hk][n_per][D], channels given
-   * in `order`, sums in half order. */
+  /* Adds to sum_abs[Hk][D] and sum_sq[Hk][D] over x[N][Hk][n_per][D], channels given
+   * in `order`, sums in half order. Either sum may be NULL. */
   void (*head_stats)(lk_backend *be, const float *x, size_t n_rows, size_t n_kv_heads, size_t n_per,
                      size_t head_dim, leank_channel_order order, double *sum_abs, double *sum_sq);
   /* Copies between a buffer and the caller's memory, and inside buffers. */
@@ -154,6 +155,9 @@ size_t lk_segment_v_bytes(leank_kv_type type, size_t head_dim);
 /* What the CPU backend's table says, before one is open: a plan needs no backend. */
 size_t lk_backend_cpu_row_tile(void);
 size_t lk_backend_cpu_granule(void);
+/* Operands and tiles of products of n_rows rows of up to n_cols columns, in bytes. */
+size_t lk_backend_cpu_product_bytes(const lk_backend_options *options, size_t n_rows,
+                                    size_t n_cols);
 /* Scratch of a CPU backend with these options (partials and per-thread buffers), in bytes. */
 size_t lk_backend_cpu_scratch_bytes(const lk_backend_options *options);
 

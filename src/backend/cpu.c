@@ -236,6 +236,10 @@ static const lk_backend_ops cpu_ops = {
     .copy = cpu_copy,
 };
 
+size_t lk_backend_cpu_product_bytes(const lk_backend_options *o, size_t n_rows, size_t n_cols) {
+  return lk_gemm_bytes(o->kv_type == LEANK_KV_BF16, lk_cpu_level(o->cpu), o->n_threads, n_rows,
+                       n_cols);
+}
 size_t lk_backend_cpu_row_tile(void) { return cpu_ops.row_tile; }
 size_t lk_backend_cpu_granule(void) { return cpu_ops.channel_granule; }
 

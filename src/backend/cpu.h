@@ -25,6 +25,7 @@ typedef struct lk_cpu_worker {
   float *m, *l;        /* [M][2]: the partial and the mean's */
   float *o;            /* [M][2][D] */
   void *scratch;
+  uint16_t *channels; /* [D] while packing */
 } lk_cpu_worker;
 
 typedef struct lk_cpu_backend {

@@ -31,13 +31,15 @@ static bool open_worker(lk_cpu_worker *w, const lk_backend_options *o, size_t m)
   w->l = lk_alloc(LK_MEM_SCRATCH, 2 * m, sizeof(float));
   w->o = lk_alloc(LK_MEM_SCRATCH, 2 * m * d, sizeof(float));
   w->scratch = lk_alloc(LK_MEM_SCRATCH, lk_attend_scratch_bytes(m, d), 1);
-  return w->views && w->q && w->q_lean && w->bias && w->pos && w->m && w->l && w->o && w->scratch;
+  w->channels = lk_alloc(LK_MEM_SCRATCH, d, sizeof *w->channels);
+  return w->channels && w->views && w->q && w->q_lean && w->bias && w->pos && w->m && w->l &&
+         w->o && w->scratch;
 }
 
 static size_t worker_bytes(const lk_backend_options *o, size_t m) {
   const size_t d = o->shape.head_dim;
   return o->max_pages * sizeof(lk_page_view) + 4 * m * d * sizeof(float) + 5 * m * sizeof(float) +
-         m * sizeof(int64_t) + lk_attend_scratch_bytes(m, d);
+         m * sizeof(int64_t) + d * sizeof(uint16_t) + lk_attend_scratch_bytes(m, d);
 }
 
 /* Partials of one row: [Hk][chunks + 1][G], the last for the mean. */
@@ -82,6 +84,7 @@ void lk_cpu_attention_close(lk_cpu_backend *cpu) {
     lk_free(w->l);
     lk_free(w->o);
     lk_free(w->scratch);
+    lk_free(w->channels);
   }
   lk_free(cpu->workers);
   lk_free(cpu->part_m);

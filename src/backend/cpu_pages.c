@@ -46,20 +46,38 @@ void lk_cpu_append(lk_backend *be, const lk_attn_shape *shape, const lk_layer_vi
   lk_parallel_for(n_rows < 16 ? NULL : job.cpu->team, shape->n_kv_heads, append_item, &job);
 }
 
+/* Where the channels of `to` stand among those that a lean source keeps (all of them: checked by
+ * the cache). */
+static void find_channels(const lk_head_map *from, const lk_head_map *to, uint16_t *at) {
+  size_t f = 0;
+  for (size_t i = 0; i < to->n_kept; i++) {
+    while (from->channels[f] != to->channels[i]) f++;
+    at[i] = (uint16_t)f;
+  }
+}
+
 /* Item: one page; every head that keeps anything. */
 static void pack_item(void *ctx, size_t i, size_t thread) {
-  (void)thread;
   const page_job *job = ctx;
   const leank_kv_type type = job->cpu->options.kv_type;
   const size_t d = job->shape->head_dim, segment = wide_segment_bytes(job->cpu, d);
   const size_t v_bytes = lk_segment_v_bytes(type, d);
+  const bool from_lean = job->from[i].kind == LK_PAGE_LEAN;
   for (size_t h = 0; h < job->shape->n_kv_heads; h++) {
     const lk_head_map *head = &job->dst->heads[h];
     if (head->n_kept == 0) continue;
-    const unsigned char *wide = lk_view_page(job->src, job->from[i]) + h * segment;
+    const lk_head_map *source = from_lean ? &job->src->heads[h] : NULL;
+    const unsigned char *from =
+        lk_view_page(job->src, job->from[i]) + (from_lean ? job->src->lean_offset[h] : h * segment);
     unsigned char *lean = lk_view_page(job->dst, job->to[i]) + job->dst->lean_offset[h];
-    job->cpu->page->pack(wide, d, head->channels, head->n_kept, head->n_padded, lean);
-    memcpy(lean + lk_segment_k_bytes(type, head->n_padded), wide + lk_segment_k_bytes(type, d),
+    const uint16_t *channels = head->channels;
+    if (from_lean) {
+      find_channels(source, head, job->cpu->workers[thread].channels);
+      channels = job->cpu->workers[thread].channels;
+    }
+    const size_t width = from_lean ? source->n_padded : d;
+    job->cpu->page->pack(from, width, channels, head->n_kept, head->n_padded, lean);
+    memcpy(lean + lk_segment_k_bytes(type, head->n_padded), from + lk_segment_k_bytes(type, width),
            v_bytes);
   }
 }
@@ -133,7 +151,7 @@ static void stats_item(void *ctx, size_t h, size_t thread) {
         sum_sq += value * value;
       }
     if (job->sum_abs) job->sum_abs[h * d + c] += sum_abs;
-    job->sum_sq[h * d + c] += sum_sq;
+    if (job->sum_sq) job->sum_sq[h * d + c] += sum_sq;
   }
 }
 

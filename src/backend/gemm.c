@@ -37,14 +37,16 @@ struct lk_gemm {
   size_t x_bytes;
 };
 
-static bool bf16_is_faster(leank_cpu_level level) { return level >= LEANK_CPU_AVX512BF16; }
+static bool uses_bf16(bool wanted, leank_cpu_level level) {
+  return wanted && level >= LEANK_CPU_AVX512BF16 && lk_tile_library(true);
+}
 
 leank_status lk_gemm_open(bool bf16, leank_cpu_level level, lk_team *team, lk_gemm **out,
                           leank_error *err) {
   leank_status status = LEANK_OK;
   lk_gemm *g = lk_alloc(LK_MEM_OTHER, 1, sizeof *g);
   LK_FAIL_IF(!g, err, LEANK_E_MEMORY, -1, "out of memory");
-  g->bf16 = bf16 && bf16_is_faster(level) && lk_tile_library(true);
+  g->bf16 = uses_bf16(bf16, level);
   g->element_bytes = g->bf16 ? 2 : 4;
   g->team = team;
   g->n_threads = lk_team_size(team);
@@ -86,7 +88,11 @@ static size_t padded(size_t n_rows) {
   return (n_rows + LK_GEMM_ROW_TILE - 1) / LK_GEMM_ROW_TILE * LK_GEMM_ROW_TILE;
 }
 
-size_t lk_gemm_reserve_bytes(size_t n_rows, size_t n_cols) { return padded(n_rows) * n_cols * 4; }
+size_t lk_gemm_bytes(bool bf16, leank_cpu_level level, size_t n_threads, size_t n_rows,
+                     size_t n_cols) {
+  const size_t element = uses_bf16(bf16, level) ? 2 : 4;
+  return (padded(n_rows) + n_threads * 2 * LK_GEMM_COL_TILE) * n_cols * element;
+}
 
 leank_status lk_gemm_reserve(lk_gemm *g, size_t n_rows, size_t n_cols, leank_error *err) {
   const size_t n_bytes = padded(n_rows) * n_cols * g->element_bytes;

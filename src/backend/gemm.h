@@ -27,7 +27,10 @@ const char *lk_gemm_name(const lk_gemm *gemm);
 
 /* Room for rows x cols of activations; 0 rows frees it. */
 leank_status lk_gemm_reserve(lk_gemm *gemm, size_t n_rows, size_t n_cols, leank_error *err);
-size_t lk_gemm_reserve_bytes(size_t n_rows, size_t n_cols);
+/* Bytes of a gemm at work: operands of n_rows x n_cols, and each thread's column tile of weights.
+ */
+size_t lk_gemm_bytes(bool bf16, leank_cpu_level level, size_t n_threads, size_t n_rows,
+                     size_t n_cols);
 
 /* y[N][w.n_rows] (+)= x[N][w.n_cols] w^T + bias[w.n_rows] (bias may be NULL, and is where add).
  * Rows are cut into tiles of LK_GEMM_ROW_TILE from row 0, the last one padded, so the bits of a row

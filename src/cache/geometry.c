@@ -32,7 +32,7 @@ static void size_pages(lk_geometry *g) {
 
 /* Sink, recent and a page in the making; one more where a step can open a page before the page that
  * leaves the window is freed. */
-static void count_pages(lk_geometry *g) {
+static void count_pages(lk_geometry *g, size_t n_tokens) {
   const size_t n_pages = g->n_ctx / LK_P;
   if (!g->pruned) {
     g->max_wide_pages = n_pages;
@@ -41,7 +41,7 @@ static void count_pages(lk_geometry *g) {
   }
   size_t wide = lk_pages_of(g->n_sink + g->n_recent + LK_P - 1) + (g->n_recent % LK_P == 1);
   g->max_wide_pages = wide < n_pages ? wide : n_pages;
-  g->max_lean_pages = (lk_middle_end(g, g->n_ctx) - g->n_sink) / LK_P;
+  g->max_lean_pages = (lk_middle_end(g, n_tokens) - g->n_sink) / LK_P;
   const size_t sink = g->n_sink / LK_P;
   g->turn_pages = (wide > sink ? wide - sink : 0) + 1;
 }
@@ -67,7 +67,7 @@ leank_status lk_geometry_make(const lk_geometry_options *o, lk_geometry *out, le
   g.lean_offset = lk_alloc(LK_MEM_OTHER, g.n_layers * g.shape.n_kv_heads, sizeof(size_t));
   LK_FAIL_IF(!g.lean_page_bytes || !g.lean_offset, err, LEANK_E_MEMORY, -1, "out of memory");
   size_pages(&g);
-  count_pages(&g);
+  count_pages(&g, o->n_ctx);
   *out = g;
 cleanup:
   if (status != LEANK_OK) lk_geometry_free(&g);

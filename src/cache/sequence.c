@@ -51,13 +51,15 @@ void lk_sequence_fork(lk_cache *c, const lk_sequence *from, lk_sequence *to) {
 
 /* ---- pack from another cache ---- */
 
-/* True when every head keeps the same channels in both, so that lean pages are equal. */
-static bool same_map(const lk_mask_map *a, const lk_mask_map *b) {
-  for (size_t i = 0; i < a->n_layers * a->n_kv_heads; i++) {
-    const lk_head_map *x = &a->heads[i], *y = &b->heads[i];
-    if (x->n_kept != y->n_kept ||
-        memcmp(x->channels, y->channels, x->n_kept * sizeof *x->channels) != 0)
-      return false;
+/* True when every channel that `small` keeps is kept by `large`: its pages hold what is needed. */
+static bool is_subset(const lk_mask_map *small, const lk_mask_map *large) {
+  for (size_t i = 0; i < small->n_layers * small->n_kv_heads; i++) {
+    const lk_head_map *s = &small->heads[i], *l = &large->heads[i];
+    size_t at = 0;
+    for (size_t c = 0; c < s->n_kept; c++) {
+      while (at < l->n_kept && l->channels[at] < s->channels[c]) at++;
+      if (at == l->n_kept || l->channels[at] != s->channels[c]) return false;
+    }
   }
   return true;
 }
@@ -81,8 +83,8 @@ static leank_status check_source(const lk_cache *c, const lk_cache *source, cons
                "the source has pruned tokens %zu to %zu, which this session keeps in full",
                p * LK_P, (p + 1) * LK_P - 1);
   }
-  LK_FAIL_IF(lean_source && !same_map(&g->map, &s->map), err, LEANK_E_MISMATCH, -1,
-             "the source is pruned by another mask");
+  LK_FAIL_IF(lean_source && !is_subset(&g->map, &s->map), err, LEANK_E_MISMATCH, -1,
+             "the source is pruned by a mask that has dropped channels needed here");
   LK_FAIL_IF(lean_source && c->keeps_means && (!from->mean || from->middle_end != middle_end), err,
              LEANK_E_MISMATCH, -1, "the source has not kept the means that this session needs");
 cleanup:
@@ -112,12 +114,12 @@ static void pack_layer(lk_cache *c, lk_sequence *to, const lk_cache *source,
   bool summed = false;
   for (size_t p = 0; p < lk_pages_of(from->n_tokens); p++) {
     const lk_page_entry a = from->table[p], b = to->table[p];
-    if (a.kind == b.kind) {
+    if (b.kind == LK_PAGE_WIDE) {
       ops->copy_pages(c->backend, &src, &a, &dst, &b, 1);
       continue;
     }
     ops->pack(c->backend, shape, &src, &a, &dst, &b, 1);
-    if (!c->keeps_means) continue;
+    if (!c->keeps_means || a.kind == LK_PAGE_LEAN) continue;
     ops->sum_pages(c->backend, shape, &src, &a, 1, sums);
     ops->copy(c->backend, sums, sums + n_mean, n_mean * sizeof(float));
     summed = true;

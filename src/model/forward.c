@@ -11,6 +11,12 @@ size_t lk_forward_bytes(const leank_model_info *info, size_t n_rows) {
   return n_rows * floats_per_row(info) * sizeof(float);
 }
 
+size_t lk_forward_widest(const leank_model_info *info) {
+  const size_t q = info->n_heads * info->head_dim;
+  const size_t widest = info->ffn > info->hidden ? info->ffn : info->hidden;
+  return widest > q ? widest : q;
+}
+
 leank_status lk_forward_open(const leank_model *model, lk_backend *backend, size_t n_rows,
                              lk_mem_category category, lk_forward *out, leank_error *err) {
   leank_status status = LEANK_OK;

@@ -24,6 +24,9 @@ void lk_forward_close(lk_forward *fw);
 /* Bytes of the buffers above. */
 size_t lk_forward_bytes(const leank_model_info *info, size_t n_rows);
 
+/* The widest activation row that enters a product. */
+size_t lk_forward_widest(const leank_model_info *info);
+
 /* Rotary tables of the rows' positions; serves every layer. */
 void lk_forward_positions(lk_forward *fw, const int64_t *pos, size_t n_rows);
 /* x[N][hidden] -> q, k (rotated), v. */

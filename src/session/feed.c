@@ -103,8 +103,7 @@ static leank_status take_buffers(feed *f, leank_error *err) {
     LK_FAIL_IF(!f->sums || !f->mean, err, LEANK_E_MEMORY, -1, "out of memory for means");
   }
   LK_TRY(lk_forward_open(s->model, be, f->chunk, LK_MEM_PREFILL, &f->forward, err));
-  const size_t widest = m->ffn > m->hidden ? m->ffn : m->hidden;
-  LK_TRY(be->ops->reserve_rows(be, f->chunk, widest, err));
+  LK_TRY(be->ops->reserve_rows(be, f->chunk, lk_forward_widest(m), err));
   const size_t new_wide = f->first_page ? s->cache.geometry.turn_pages : 0;
   const size_t peak =
       stage_bytes + x_bytes + new_wide * m->n_layers * s->cache.geometry.wide_page_bytes;
@@ -249,9 +248,9 @@ static void add_stats(const feed *f, size_t layer, size_t n) {
   const leank_model_info *m = &f->s->model->info;
   lk_backend *be = f->s->backend;
   const size_t at = layer * m->n_kv_heads * m->head_dim;
-  if (st->k_sq)
+  if (st->k_sq || st->k_abs)
     be->ops->head_stats(be, f->forward.k, n, m->n_kv_heads, 1, m->head_dim, m->order,
-                        st->k_abs ? st->k_abs + at : NULL, st->k_sq + at);
+                        st->k_abs ? st->k_abs + at : NULL, st->k_sq ? st->k_sq + at : NULL);
   if (st->q_sq)
     be->ops->head_stats(be, f->forward.q, n, m->n_kv_heads, m->n_heads / m->n_kv_heads, m->head_dim,
                         m->order, NULL, st->q_sq + at);
@@ -364,6 +363,10 @@ leank_status leank_session_feed(leank_session *s, size_t seq, const leank_token 
   feed f = {.s = s, .tokens = tokens, .n_rows = n_tokens, .options = options ? options : &defaults};
   f.seq = lk_session_sequence(s, seq, err);
   if (!f.seq) return LEANK_E_ARGUMENT;
+  if (f.options->struct_size != sizeof *f.options)
+    return lk_fail(err, LEANK_E_ARGUMENT, -1,
+                   "feed options of %zu bytes: fill them with leank_feed_options_default",
+                   f.options->struct_size);
   status = check_feed(s, f.seq, tokens, n_tokens, err);
   if (status != LEANK_OK) return status;
   atomic_store_explicit(&s->interrupted, false, memory_order_relaxed);

@@ -35,6 +35,9 @@ leank_status lk_session_resolve(const leank_model_info *info, const leank_sessio
                                 leank_session_options *out, leank_error *err) {
   leank_status status = LEANK_OK;
   leank_session_options o = *in;
+  LK_FAIL_IF(o.struct_size != sizeof o, err, LEANK_E_ARGUMENT, -1,
+             "session options of %zu bytes: fill them with leank_session_options_default",
+             o.struct_size);
   if (o.n_ctx == 0)
     o.n_ctx =
         info->n_ctx_train && info->n_ctx_train < DEFAULT_CTX ? info->n_ctx_train : DEFAULT_CTX;
@@ -42,6 +45,12 @@ leank_status lk_session_resolve(const leank_model_info *info, const leank_sessio
              "%zu sequences: 1 to %d are possible", o.n_seqs, MAX_SEQS);
   LK_FAIL_IF(o.kv_type != LEANK_KV_BF16 && o.kv_type != LEANK_KV_F32, err, LEANK_E_ARGUMENT, -1,
              "unknown cache type %d", (int)o.kv_type);
+  LK_FAIL_IF(o.cpu < LEANK_CPU_BEST || o.cpu > LEANK_CPU_AVX512BF16, err, LEANK_E_ARGUMENT, -1,
+             "unknown CPU level %d", (int)o.cpu);
+  LK_FAIL_IF(o.policy < -1 || o.policy > LEANK_POLICY_MEAN, err, LEANK_E_ARGUMENT, -1,
+             "unknown policy %d", o.policy);
+  LK_FAIL_IF(o.mean_compensation < -1 || o.mean_compensation > 1, err, LEANK_E_ARGUMENT, -1,
+             "mean_compensation is %d: 0, 1 or -1 are possible", o.mean_compensation);
   LK_FAIL_IF(o.n_threads > MAX_THREADS, err, LEANK_E_ARGUMENT, -1, "%zu threads: at most %d",
              o.n_threads, MAX_THREADS);
   if (o.n_threads == 0) o.n_threads = lk_parallel_default_threads();
@@ -125,10 +134,15 @@ leank_plan lk_session_plan(const leank_model_info *info, const leank_session_opt
   plan.prefill_scratch = lk_pages_of(o->n_ctx) * g->wide_page_bytes +
                          o->n_ctx * info->hidden * sizeof(float) +
                          g->turn_pages * g->n_layers * g->wide_page_bytes;
-  const size_t widest = info->ffn > info->hidden ? info->ffn : info->hidden;
-  plan.other_scratch = lk_forward_bytes(info, o->prefill_chunk) +
-                       o->prefill_chunk * widest * (o->kv_type == LEANK_KV_BF16 ? 2 : 4) +
-                       lk_backend_cpu_scratch_bytes(&be) + lk_step_bytes(info, o->n_seqs);
+  plan.other_scratch =
+      lk_forward_bytes(info, o->prefill_chunk) +
+      lk_backend_cpu_product_bytes(&be, o->prefill_chunk, lk_forward_widest(info)) +
+      lk_backend_cpu_scratch_bytes(&be) + lk_step_bytes(info, o->n_seqs);
+  if (be.shape.mean_for_empty || be.shape.mean_for_pruned) {
+    const size_t per_layer = info->n_kv_heads * 2 * info->head_dim * sizeof(float);
+    plan.prefill_scratch += (g->max_lean_pages + 1 + info->n_layers) * per_layer;
+    plan.other_scratch += (o->n_seqs * info->n_layers + 2) * per_layer;
+  }
   return plan;
 }
 
@@ -145,6 +159,9 @@ leank_status leank_plan_make(const leank_model_info *model, const leank_mask *ma
   o.prefill_chunk = options->prefill_chunk;
   o.n_sink = options->n_sink;
   o.n_recent = options->n_recent;
+  LK_FAIL_IF(options->struct_size != sizeof *options, err, LEANK_E_ARGUMENT, -1,
+             "plan options of %zu bytes: fill them with leank_plan_options_default",
+             options->struct_size);
   LK_FAIL_IF(o.n_ctx == 0, err, LEANK_E_ARGUMENT, -1, "a context of 0 tokens");
   LK_TRY(lk_session_resolve(model, &o, &resolved, err));
   LK_TRY(lk_session_geometry(model, &resolved, &geometry, err));
