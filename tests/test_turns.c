@@ -290,6 +290,30 @@ static void test_forks_go_on_independently(void **state) {
   }
 }
 
+/* Both write the page that they share, step by step in turn. */
+static void test_forks_step_side_by_side(void **state) {
+  fixture *f = *state;
+  enum { N = 100, ON = 40 };
+  lk_setup setup = f->setup;
+  setup.n_seqs = 2;
+  lk_subject s;
+  lk_subject_open(&s, &f->c, &setup);
+  free(lk_subject_run(&s, 0, f->tokens, LK_CALLS({LK_TURN, N})));
+  fork_sequence(&s, 0, 1);
+  const leank_token *texts[] = {f->tokens + N, f->others};
+  float *want[2];
+  for (size_t i = 0; i < 2; i++)
+    want[i] = alone(f, &f->setup, N, texts[i], LK_CALLS({LK_DECODE, ON}));
+  for (size_t step = 0; step < ON; step++)
+    for (size_t i = 0; i < 2; i++) {
+      float *got = lk_subject_run(&s, i, texts[i] + step, LK_CALLS({LK_DECODE, 1}));
+      lk_assert_same(got, want[i] + step * V, 1, V, i ? "the fork" : "the forked sequence");
+      free(got);
+    }
+  for (size_t i = 0; i < 2; i++) free(want[i]);
+  lk_subject_close(&s);
+}
+
 static void test_fork_shares_pages(void **state) {
   fixture *f = *state;
   lk_setup setup = f->setup;
@@ -701,6 +725,7 @@ int main(void) {
       TURNS_TEST(test_rewind_into_the_middle_is_refused),
       TURNS_TEST(test_rewind_is_free_where_there_is_no_middle),
       TURNS_TEST(test_forks_go_on_independently),
+      TURNS_TEST(test_forks_step_side_by_side),
       TURNS_TEST(test_fork_shares_pages),
       TURNS_TEST(test_fork_survives_a_rewind_of_the_other),
       TURNS_TEST(test_fork_of_nothing_and_out_of_range),
