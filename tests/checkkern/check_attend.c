@@ -428,6 +428,44 @@ static void check_key_counts(checkkern *ck, const subject *s) {
   }
 }
 
+/* The exponential by itself: of two keys with the logits 0 and -t, and the values 0 and 1, the
+ * output is e^-t. At most 4 units in the last place off, where probabilities stay fp32; 1 at 0, and
+ * nothing left of it far down. */
+static void check_exponential(checkkern *ck, const subject *s) {
+  enum { N_ROWS = 16, N_CALLS = 400 };
+  const float k[2][2] = {{0, 0}, {-1, 0}}, v[2][2] = {{0, 0}, {1, 1}};
+  const problem_shape shape = {.type = s->variant->type,
+                               .n_q = N_ROWS,
+                               .head_dim = 2,
+                               .n_kept = 2,
+                               .n_pages = 1,
+                               .order = ROWS_LAST};
+  lk_rng rng = {ck->seed};
+  problem p;
+  make_problem(&p, &shape, false, &rng);
+  p.pages->lean = 0;
+  p.pages->n_keys = 2;
+  for (size_t key = 0; key < 2; key++) fill_key(&p, p.pages, key, k[key], v[key]);
+  for (size_t call = 0; call < N_CALLS; call++) {
+    for (size_t r = 0; r < N_ROWS; r++) {
+      const double widths[] = {0.01, 1, 20, 106};
+      const double t = lk_rng_double(&rng) * widths[call % 4];
+      p.q[2 * r] = call == 0 ? (float)r * 40 : lk_bf16_to_f32(lk_f32_to_bf16((float)t));
+      p.q_pos[r] = INT64_MAX;
+    }
+    result got = run(s->fn, &p.args, false);
+    for (size_t r = 0; r < N_ROWS; r++) {
+      const double want = exp(-(double)p.q[2 * r]), o = (double)got.o[2 * r];
+      const double unit = fmax(ldexp(1, ilogb(want) - 23), 0x1p-149);
+      const double bound = rounds_to_bf16(s->variant) ? want * 0x1.1p-8 + 0x1p-126 : 4 * unit;
+      checkkern_expect(ck, fabs(o - want) <= bound && (want < 1 || o == 1), s->variant->name,
+                       "exp(-%a) is %a, not %a", (double)p.q[2 * r], o, want);
+    }
+    free_result(&got);
+  }
+  free_problem(&p);
+}
+
 static void check_merge_edges(checkkern *ck) {
   const float m[] = {-INFINITY, 2, -INFINITY, 2}, l[] = {NAN, 1, NAN, 3};
   const float o[] = {NAN, NAN, 1, 2, NAN, NAN, 7, 6};
@@ -448,6 +486,8 @@ void check_attend(checkkern *ck) {
     check_subject(ck, &rows);
     check_key_counts(ck, &decode);
     check_key_counts(ck, &rows);
+    check_exponential(ck, &decode);
+    check_exponential(ck, &rows);
     if (ck->bench) attend_bench(v);
   }
   check_merge_edges(ck);

@@ -56,6 +56,14 @@ static void fill_finite(leank_kv_type type, void *p, size_t n, lk_rng *rng) {
 
 /* ---- append ---- */
 
+/* Half way between two bf16, whose lower one is even or odd. */
+static float rounding_tie(lk_rng *rng) {
+  const uint32_t u = ((uint32_t)lk_rng_u64(rng) & 0xbfff0000u) | 0x8000u;
+  float x;
+  memcpy(&x, &u, sizeof x);
+  return x;
+}
+
 /* Tokens in random order over garbage; after each, the whole segment is as a model of it says.
  * Values are any 32 bits: NaN, infinities and ties of rounding among them. */
 static void check_append(checkkern *ck, const lk_page_variant *v, size_t d, bool front,
@@ -67,7 +75,7 @@ static void check_append(checkkern *ck, const lk_page_variant *v, size_t d, bool
   for (size_t step = 0; step < 24; step++) {
     float *k = random_bytes(d * sizeof *k, front, rng),
           *x = random_bytes(d * sizeof *x, front, rng);
-    for (size_t c = 0; c < d; c += 3) k[c] = (float)c * 0x1.01p-3f; /* ties */
+    for (size_t c = 0; c < d; c += 3) k[c] = rounding_tie(rng);
     const size_t key = lk_rng_below(rng, LK_PAGE_TOKENS);
     for (size_t c = 0; c < d; c++) {
       want_k[k_place(v->type, d, key, c)] = stored(v->type, k[c]);
