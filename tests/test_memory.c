@@ -234,7 +234,9 @@ typedef struct fixture {
 static int set_up(void **state) {
   fixture *f = calloc(1, sizeof *f);
   if (!f) return -1;
-  const lk_tiny_spec spec = lk_shape(0);
+  lk_tiny_spec spec = lk_shape(0);
+  spec.hidden = 128; /* matrices of at least the width that products are planned in */
+  spec.ffn = 256;
   lk_case_open(&f->c, &spec);
   f->tokens = lk_random_tokens(&spec, 1000, 3);
   f->kept = lk_random_kept(&spec, 0);
@@ -324,12 +326,13 @@ static void check_against_plan(const fixture *f, const lk_setup *setup) {
   assert_in_range(full.n_wide_pages, 1, plan->n_wide_pages);
   assert_in_range(full.prefill_scratch, 1, plan->prefill_scratch);
   assert_in_range(full.other_scratch, 1, plan->other_scratch);
-  /* What was really allocated at the worst moment, as the allocator counts. */
+  /* What was really allocated at the worst moment, as the allocator counts; descriptions of a few
+   * hundred bytes for each thread are not worth planning. */
   const size_t planned =
       plan->wide_reserved + plan->lean_reserved + plan->prefill_scratch + plan->other_scratch;
   if (getenv("LEANK_TEST_VERBOSE"))
     print_message("  planned %zu bytes, at most %zu were in use\n", planned, most);
-  assert_in_range(most, planned / 10 * 9, planned);
+  assert_in_range(most, planned / 100 * 98, planned + 1024);
   lk_subject_close(&s);
   assert_int_equal(really_in_use(), before);
 }
@@ -341,6 +344,7 @@ static void test_sessions_hold_what_was_planned(void **state) {
     for (size_t n_seqs = 1; n_seqs <= 2; n_seqs++) {
       lk_setup setup = f->setup;
       setup.n_ctx = contexts[i];
+      setup.n_threads = 1; /* with more, who gets which product decides whose buffers grow */
       setup.n_seqs = n_seqs;
       check_against_plan(f, &setup);
       setup.kv_type = LEANK_KV_BF16;
@@ -509,9 +513,10 @@ static leank_status pack_it(lk_subject *s, const fixture *f, const lk_subject *s
 
 /* Fails the action's allocations one after the other; sequence 0 (230 tokens) must not notice.
  * Returns how many allocations the action makes. */
-static size_t check_action(const fixture *f, action act) {
+static size_t check_action(const fixture *f, action act, size_t n_threads) {
   lk_setup setup = f->setup, dense = f->setup;
   setup.n_seqs = 2;
+  setup.n_threads = dense.n_threads = n_threads;
   dense.kept = NULL;
   lk_subject s, source, fresh;
   lk_subject_open(&s, &f->c, &setup);
@@ -534,7 +539,8 @@ static size_t check_action(const fixture *f, action act) {
     leank_session_get_memory(s.session, &now);
     assert_int_equal(now.n_wide_pages, held.n_wide_pages);
     assert_int_equal(now.n_lean_pages, held.n_lean_pages);
-    assert_nothing_leaked(&before);
+    /* Which thread gets a product, and so grows its buffer for good, is chance. */
+    if (n_threads == 1) assert_nothing_leaked(&before);
   }
   assert_int_equal(act(&fresh, f, &source), LEANK_OK);
   const lk_call on[] = {{LK_DECODE, 30}, {LK_TURN, 20}};
@@ -552,10 +558,39 @@ static size_t check_action(const fixture *f, action act) {
 static void test_calls_survive_every_failed_allocation(void **state) {
   fixture *f = *state;
   const in_use before = in_use_now();
-  const size_t n[] = {check_action(f, feed_turn), check_action(f, feed_score),
-                      check_action(f, fork_it), check_action(f, pack_it)};
-  print_message("allocations of a turn %zu, a score %zu, a fork %zu, a pack %zu\n", n[0], n[1],
-                n[2], n[3]);
+  for (size_t threads = 1; threads <= 2; threads++) {
+    const size_t n[] = {check_action(f, feed_turn, threads), check_action(f, feed_score, threads),
+                        check_action(f, fork_it, threads), check_action(f, pack_it, threads)};
+    print_message("allocations of a turn %zu, a score %zu, a fork %zu, a pack %zu\n", n[0], n[1],
+                  n[2], n[3]);
+    assert_true(n[0] > 5 && n[1] > 5);
+    assert_nothing_leaked(&before);
+  }
+}
+
+/* The very first feed of a session also makes what products need. */
+static void test_a_first_feed_survives_every_failed_allocation(void **state) {
+  fixture *f = *state;
+  const in_use before = in_use_now();
+  lk_subject s;
+  lk_subject_open(&s, &f->c, &f->setup);
+  size_t nth = 1;
+  for (;; nth++) {
+    lk_alloc_fail_nth(nth);
+    const leank_status status = leank_session_feed(s.session, 0, f->tokens, 200, NULL, NULL);
+    lk_alloc_fail_nth(0);
+    if (status == LEANK_OK) break;
+    assert_int_equal(status, LEANK_E_MEMORY);
+    assert_int_equal(leank_session_length(s.session, 0), 0);
+  }
+  assert_true(nth > 10);
+  float *got = lk_subject_run(&s, 0, f->tokens + 200, LK_CALLS({LK_DECODE, 20}));
+  float *want =
+      lk_run_fresh(&f->c, &f->setup, f->tokens, LK_CALLS({LK_TURN, 200}, {LK_DECODE, 20}));
+  lk_assert_same(got, want + (size_t)200 * V, 20, V, "fed at last");
+  free(got);
+  free(want);
+  lk_subject_close(&s);
   assert_nothing_leaked(&before);
 }
 
@@ -589,6 +624,7 @@ int main(void) {
       MEMORY_TEST(test_decode_steps_allocate_nothing),
       MEMORY_TEST(test_opening_survives_every_failed_allocation),
       MEMORY_TEST(test_calls_survive_every_failed_allocation),
+      MEMORY_TEST(test_a_first_feed_survives_every_failed_allocation),
       MEMORY_TEST(test_a_context_beyond_all_memory_is_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
