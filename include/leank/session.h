@@ -94,7 +94,8 @@ LEANK_API leank_status leank_session_open(const leank_model *model,
 LEANK_API void leank_session_close(leank_session **session);
 
 /* Per-head statistics, [L][Hk][D] in half order, sums over the rows of a call (q: also over the
- * query heads of a group). The caller allocates and zeroes the arrays; NULL arrays are skipped. */
+ * query heads of a group). The caller allocates and zeroes the arrays; NULL arrays are skipped.
+ * After a call that failed the sums are of no use. */
 typedef struct leank_head_stats {
   double *k_abs;   /* sum of |k_c| */
   double *k_sq;    /* sum of k_c^2 */
@@ -161,7 +162,8 @@ LEANK_API leank_status leank_session_pack_from(leank_session *session, size_t to
  * is dropped when the next feed starts. */
 LEANK_API void leank_session_interrupt(leank_session *session);
 
-/* What the session holds now, in bytes, as counted where it is allocated and freed. */
+/* What the session holds now, in bytes: tokens and pages as its page tables say, arenas as they
+ * were allocated, scratch as the session's calls have needed it. */
 typedef struct leank_memory {
   size_t wide_stored, lean_stored;       /* tokens in use, page kinds as they are */
   size_t n_wide_pages, n_lean_pages;     /* pages in use, shared ones once */

@@ -200,30 +200,60 @@ static size_t part_index(const attend_job *job, size_t row, size_t h, size_t chu
   return ((row * job->shape->n_kv_heads + h) * (job->cpu->max_chunks + 1) + chunk) * per;
 }
 
-/* Item: (chunk, group, kv head); a group holds one row. */
+/* An item of few rows: a chunk of pages of one group, for one kv head. A group holds one row. */
+typedef struct few_work {
+  const lk_attend_group *group;
+  size_t gi, h, chunk;
+  size_t first, end; /* pages; first >= end where the group is shorter */
+} few_work;
+
+static few_work few_work_of(const attend_job *job, size_t item) {
+  const size_t n_kv = job->shape->n_kv_heads;
+  few_work w = {
+      .gi = item / n_kv % job->n_groups, .h = item % n_kv, .chunk = item / n_kv / job->n_groups};
+  w.group = &job->groups[w.gi];
+  const size_t n_pages = (size_t)w.group->first_pos / LK_PAGE_TOKENS + 1;
+  w.first = w.chunk * LK_CPU_CHUNK_PAGES;
+  w.end = w.first + LK_CPU_CHUNK_PAGES < n_pages ? w.first + LK_CPU_CHUNK_PAGES : n_pages;
+  return w;
+}
+
+/* Where the item this thread gets next, if the others keep pace, will begin to read. */
+static void look_ahead(const attend_job *job, size_t item, lk_attend_args *args) {
+  const size_t next = item + lk_team_size(job->cpu->team);
+  if (next >= job->n_chunks * job->n_groups * job->shape->n_kv_heads) return;
+  const few_work w = few_work_of(job, next);
+  lk_page_view view;
+  if (w.first >= w.end ||
+      make_views(job, w.group, w.h, w.first, w.first + 1, w.group->first_pos, &view) == 0)
+    return;
+  const leank_kv_type type = job->cpu->options.kv_type;
+  const size_t d = job->shape->head_dim;
+  args->ahead = view.k;
+  args->ahead_bytes = lk_segment_k_bytes(type, view.lean ? job->view->heads[w.h].n_padded : d) +
+                      lk_segment_v_bytes(type, d);
+}
+
 static void few_item(void *ctx, size_t item, size_t thread) {
   const attend_job *job = ctx;
   lk_cpu_backend *cpu = job->cpu;
-  const size_t n_kv = job->shape->n_kv_heads, per = group_size(job->shape);
-  const size_t h = item % n_kv, gi = item / n_kv % job->n_groups,
-               chunk = item / n_kv / job->n_groups;
-  const lk_attend_group *g = &job->groups[gi];
-  const size_t n_pages = (size_t)g->first_pos / LK_PAGE_TOKENS + 1;
-  const size_t first = chunk * LK_CPU_CHUNK_PAGES;
-  if (first >= n_pages) return;
-  const size_t end = first + LK_CPU_CHUNK_PAGES < n_pages ? first + LK_CPU_CHUNK_PAGES : n_pages;
+  const size_t per = group_size(job->shape);
+  const few_work work = few_work_of(job, item);
+  const lk_attend_group *g = work.group;
+  if (work.first >= work.end) return;
   lk_cpu_worker *w = &cpu->workers[thread];
-  const size_t part = part_index(job, gi, h, chunk);
-  const size_t n_views = make_views(job, g, h, first, end, g->first_pos, w->views);
+  const size_t part = part_index(job, work.gi, work.h, work.chunk);
+  const size_t n_views = make_views(job, g, work.h, work.first, work.end, g->first_pos, w->views);
   if (n_views == 0) {
     for (size_t i = 0; i < per; i++) cpu->part_m[part + i] = -INFINITY;
     return;
   }
-  prepare_queries(job, g, h, g->first_row, 1, w);
-  lk_attend_args args = make_args(job, g, h, per, n_views, w);
+  prepare_queries(job, g, work.h, g->first_row, 1, w);
+  lk_attend_args args = make_args(job, g, work.h, per, n_views, w);
   args.m = cpu->part_m + part;
   args.l = cpu->part_l + part;
   args.o = cpu->part_o + part * job->shape->head_dim;
+  look_ahead(job, item, &args);
   cpu->attend->decode(&args);
 }
 

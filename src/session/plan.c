@@ -134,6 +134,10 @@ leank_plan lk_session_plan(const leank_model_info *info, const leank_session_opt
   plan.prefill_scratch = lk_pages_of(o->n_ctx) * g->wide_page_bytes +
                          o->n_ctx * info->hidden * sizeof(float) +
                          g->turn_pages * g->n_layers * g->wide_page_bytes;
+  const size_t n_pages = lk_pages_of(o->n_ctx), n_groups = o->prefill_chunk / LK_P + 2;
+  plan.prefill_scratch += o->prefill_chunk * (sizeof(int64_t) + sizeof(lk_slot)) +
+                          n_groups * sizeof(lk_attend_group) +
+                          (n_groups + 2) * n_pages * sizeof(lk_page_entry);
   plan.other_scratch =
       lk_forward_bytes(info, o->prefill_chunk) +
       lk_backend_cpu_product_bytes(&be, o->prefill_chunk, lk_forward_widest(info)) +
