@@ -127,13 +127,18 @@ LEANK_API void leank_feed_options_default(leank_feed_options *options);
 
 /* Appends n_tokens to a sequence. When it fails or is interrupted, the sequence is as before.
  * n_tokens = 0 is LEANK_E_ARGUMENT; beyond n_ctx is LEANK_E_CONTEXT; a token outside the
- * vocabulary is LEANK_E_ARGUMENT. `options` may be NULL (a turn, no logits). */
+ * vocabulary is LEANK_E_ARGUMENT. `options` may be NULL (a turn, no logits). Callbacks must not
+ * call into this session, but for leank_session_interrupt. on_logits needs 64 * V floats of memory
+ * that the plan does not count; its rows come from GEMM, those of `logits` from the kernels of a
+ * decode step, so that they agree to rounding, not in every bit. */
 LEANK_API leank_status leank_session_feed(leank_session *session, size_t seq,
                                           const leank_token *tokens, size_t n_tokens,
                                           const leank_feed_options *options, leank_error *err);
 
 /* One decode step of n different sequences together: token i goes to sequence seqs[i], its logits
- * to logits + i * V. Bitwise the same whatever else is in the batch. Allocates nothing. */
+ * to logits + i * V (NULL: not wanted). Bitwise the same whatever else is in the batch. Allocates
+ * nothing. When it fails, the sequences are as before. LEANK_E_ARGUMENT (n, a sequence out of range
+ * or twice, a token outside the vocabulary), LEANK_E_CONTEXT. */
 LEANK_API leank_status leank_session_decode(leank_session *session, size_t n, const size_t *seqs,
                                             const leank_token *tokens, float *logits,
                                             leank_error *err);
@@ -143,14 +148,14 @@ LEANK_API size_t leank_session_length(const leank_session *session, size_t seq);
 /* The first position after the middle at the present length; n_sink where the middle is empty. */
 LEANK_API size_t leank_session_middle_end(const leank_session *session, size_t seq);
 
-/* Cuts a sequence to n_tokens. LEANK_E_REWIND where the middle at that length is another one. 0
- * always works. */
+/* Cuts a sequence to n_tokens. LEANK_E_ARGUMENT where it has fewer. LEANK_E_REWIND where the middle
+ * at that length is another one. 0 always works. */
 LEANK_API leank_status leank_session_rewind(leank_session *session, size_t seq, size_t n_tokens,
                                             leank_error *err);
-/* Makes `to` (which is cleared first) a copy of `from` that shares its pages. */
+/* Makes `to` (another sequence, which is cleared first) a copy of `from` that shares its pages. */
 LEANK_API leank_status leank_session_fork(leank_session *session, size_t from, size_t to,
                                           leank_error *err);
-/* Packs a sequence of another session of the same model and kv_type into this one, under this
+/* Packs a sequence of another session of the same leank_model and kv_type into this one, under this
  * one's mask; `to` is cleared first. The source must hold in full what this session keeps in full,
  * and elsewhere at least the channels this session keeps: else LEANK_E_MISMATCH. A dense session
  * can always be the source, so that one dense prefill serves many masks. */

@@ -131,6 +131,9 @@ typedef struct lk_backend_ops {
   /* Copies between a buffer and the caller's memory, and inside buffers. */
   void (*download)(lk_backend *be, void *to, const void *from, size_t n_bytes);
   void (*copy)(lk_backend *be, void *to, const void *from, size_t n_bytes);
+  void (*zero)(lk_backend *be, void *p, size_t n_bytes);
+  /* Bytes of the buffer p (from alloc) that are in memory; 0 where that is not known. */
+  size_t (*resident)(const lk_backend *be, const void *p);
 } lk_backend_ops;
 
 struct lk_backend {

@@ -210,6 +210,15 @@ static void cpu_copy(lk_backend *be, void *to, const void *from, size_t n_bytes)
   memcpy(to, from, n_bytes);
 }
 
+static void cpu_zero(lk_backend *be, void *p, size_t n_bytes) {
+  (void)be;
+  memset(p, 0, n_bytes);
+}
+static size_t cpu_resident(const lk_backend *be, const void *p) {
+  (void)be;
+  return lk_mem_resident(p);
+}
+
 static const lk_backend_ops cpu_ops = {
     .name = "cpu",
     .channel_granule = LK_CHANNEL_GRANULE,
@@ -234,6 +243,8 @@ static const lk_backend_ops cpu_ops = {
     .head_stats = lk_cpu_head_stats,
     .download = cpu_copy,
     .copy = cpu_copy,
+    .zero = cpu_zero,
+    .resident = cpu_resident,
 };
 
 size_t lk_backend_cpu_product_bytes(const lk_backend_options *o, size_t n_rows, size_t n_cols) {

@@ -1,13 +1,14 @@
 #include "cache/cache.h"
 
 #include <string.h>
-#include <sys/mman.h>
 
 /* ---- pools ---- */
 
 static leank_status pool_open(lk_backend *be, const lk_geometry *g, lk_page_kind kind,
                               size_t n_pages, lk_pool *pool, leank_error *err) {
   leank_status status = LEANK_OK;
+  LK_FAIL_IF(n_pages > UINT32_MAX, err, LEANK_E_ARGUMENT, -1,
+             "%zu pages: more than can be numbered", n_pages);
   pool->n_pages = n_pages;
   pool->page_bytes = lk_alloc(LK_MEM_OTHER, g->n_layers, sizeof(size_t));
   pool->layer_offset = lk_alloc(LK_MEM_OTHER, g->n_layers, sizeof(size_t));

@@ -32,7 +32,7 @@ static void size_pages(lk_geometry *g) {
 
 /* Sink, recent and a page in the making; one more where a step can open a page before the page that
  * leaves the window is freed. */
-static void count_pages(lk_geometry *g, size_t n_tokens) {
+static void count_pages(lk_geometry *g) {
   const size_t n_pages = g->n_ctx / LK_P;
   if (!g->pruned) {
     g->max_wide_pages = n_pages;
@@ -41,9 +41,12 @@ static void count_pages(lk_geometry *g, size_t n_tokens) {
   }
   size_t wide = lk_pages_of(g->n_sink + g->n_recent + LK_P - 1) + (g->n_recent % LK_P == 1);
   g->max_wide_pages = wide < n_pages ? wide : n_pages;
-  g->max_lean_pages = (lk_middle_end(g, n_tokens) - g->n_sink) / LK_P;
-  const size_t sink = g->n_sink / LK_P;
-  g->turn_pages = (wide > sink ? wide - sink : 0) + 1;
+  g->max_lean_pages = (lk_middle_end(g, g->max_tokens) - g->n_sink) / LK_P;
+  /* Old and new wide pages of a turn are at most the recent ones twice, and never more than all
+   * pages of a sequence and a copy of the last. */
+  const size_t sink = g->n_sink / LK_P, recent = wide > sink ? wide - sink : 0;
+  const size_t rest = n_pages - g->max_wide_pages;
+  g->turn_pages = (recent < rest ? recent : rest) + 1;
 }
 
 leank_status lk_geometry_make(const lk_geometry_options *o, lk_geometry *out, leank_error *err) {
@@ -60,6 +63,7 @@ leank_status lk_geometry_make(const lk_geometry_options *o, lk_geometry *out, le
              "n_sink is %zu: it must be a multiple of the page, %d tokens", g.n_sink, LK_P);
   LK_FAIL_IF(g.n_recent > MAX_CTX, err, LEANK_E_ARGUMENT, -1, "n_recent is %zu: at most %d",
              g.n_recent, MAX_CTX);
+  g.max_tokens = o->n_ctx;
   g.n_ctx = lk_pages_of(o->n_ctx) * LK_P;
   LK_TRY(lk_mask_map_make(o->mask, o->n_layers, o->shape.n_kv_heads, o->shape.head_dim, o->order,
                           o->granule, &g.map, err));
@@ -67,7 +71,7 @@ leank_status lk_geometry_make(const lk_geometry_options *o, lk_geometry *out, le
   g.lean_offset = lk_alloc(LK_MEM_OTHER, g.n_layers * g.shape.n_kv_heads, sizeof(size_t));
   LK_FAIL_IF(!g.lean_page_bytes || !g.lean_offset, err, LEANK_E_MEMORY, -1, "out of memory");
   size_pages(&g);
-  count_pages(&g, o->n_ctx);
+  count_pages(&g);
   *out = g;
 cleanup:
   if (status != LEANK_OK) lk_geometry_free(&g);

@@ -20,7 +20,8 @@ typedef struct lk_geometry {
   leank_kv_type kv_type;
   bool pruned;             /* false: a dense cache, every page is wide */
   size_t n_sink, n_recent; /* tokens */
-  size_t n_ctx;            /* most tokens of a sequence, a multiple of P */
+  size_t max_tokens;       /* of a sequence */
+  size_t n_ctx;            /* max_tokens rounded up to whole pages */
   lk_mask_map map;
   size_t wide_page_bytes;  /* of one layer; the same in all */
   size_t *lean_page_bytes; /* [L] */
@@ -36,7 +37,7 @@ typedef struct lk_geometry_options {
   leank_channel_order order;
   const leank_mask *mask; /* NULL = dense */
   leank_kv_type kv_type;
-  size_t n_ctx;            /* rounded up to whole pages */
+  size_t n_ctx;            /* most tokens of a sequence */
   size_t n_sink, n_recent; /* ignored where dense */
   size_t granule;
 } lk_geometry_options;

@@ -9,7 +9,8 @@ static void drop_pages(lk_cache *c, lk_sequence *seq, size_t first) {
 
 static void clear_means(lk_cache *c, lk_sequence *seq) {
   if (seq->mean)
-    memset(seq->mean, 0, c->geometry.n_layers * lk_cache_mean_floats(c) * sizeof(float));
+    c->backend->ops->zero(c->backend, seq->mean,
+                          c->geometry.n_layers * lk_cache_mean_floats(c) * sizeof(float));
 }
 
 void lk_sequence_clear(lk_cache *c, lk_sequence *seq) {
@@ -71,9 +72,9 @@ static leank_status check_source(const lk_cache *c, const lk_cache *source, cons
   LK_FAIL_IF(g->n_layers != s->n_layers || g->shape.n_kv_heads != s->shape.n_kv_heads ||
                  g->shape.head_dim != s->shape.head_dim || g->kv_type != s->kv_type,
              err, LEANK_E_MISMATCH, -1, "the sessions are of different models or cache types");
-  LK_FAIL_IF(from->n_tokens > g->n_ctx, err, LEANK_E_CONTEXT, -1,
+  LK_FAIL_IF(from->n_tokens > g->max_tokens, err, LEANK_E_CONTEXT, -1,
              "the source has %zu tokens, the context of this session is %zu", from->n_tokens,
-             g->n_ctx);
+             g->max_tokens);
   const size_t middle_end = lk_middle_end(g, from->n_tokens);
   bool lean_source = false;
   for (size_t p = 0; p < lk_pages_of(from->n_tokens); p++) {
@@ -85,8 +86,10 @@ static leank_status check_source(const lk_cache *c, const lk_cache *source, cons
   }
   LK_FAIL_IF(lean_source && !is_subset(&g->map, &s->map), err, LEANK_E_MISMATCH, -1,
              "the source is pruned by a mask that has dropped channels needed here");
-  LK_FAIL_IF(lean_source && c->keeps_means && (!from->mean || from->middle_end != middle_end), err,
-             LEANK_E_MISMATCH, -1, "the source has not kept the means that this session needs");
+  LK_FAIL_IF(lean_source && c->keeps_means &&
+                 (!from->mean || s->n_sink != g->n_sink || from->middle_end != middle_end),
+             err, LEANK_E_MISMATCH, -1,
+             "the source has not kept the means that this session needs");
 cleanup:
   return status;
 }
@@ -142,7 +145,7 @@ leank_status lk_sequence_pack_from(lk_cache *c, lk_sequence *to, const lk_cache 
   lk_sequence_clear(c, to);
   LK_TRY(take_table(c, to, from->n_tokens, err));
   for (size_t l = 0; l < c->geometry.n_layers; l++) {
-    if (sums) memset(sums, 0, n_mean * sizeof(float));
+    if (sums) c->backend->ops->zero(c->backend, sums, n_mean * sizeof(float));
     pack_layer(c, to, source, from, l, sums);
   }
 cleanup:

@@ -33,7 +33,9 @@ typedef struct feed {
   size_t chunk;                /* rows */
 } feed;
 
-static size_t max_groups(const feed *f) { return f->chunk / LK_P + 2; }
+static size_t max_groups(const feed *f) {
+  return f->options->mode == LEANK_FEED_TURN ? 1 : f->chunk / LK_P + 2;
+}
 
 void leank_feed_options_default(leank_feed_options *o) {
   *o = (leank_feed_options){.struct_size = sizeof *o, .mode = LEANK_FEED_TURN};
@@ -43,9 +45,9 @@ static leank_status check_feed(const leank_session *s, const lk_sequence *seq,
                                const leank_token *tokens, size_t n_tokens, leank_error *err) {
   leank_status status = LEANK_OK;
   LK_FAIL_IF(n_tokens == 0, err, LEANK_E_ARGUMENT, -1, "nothing to read: 0 tokens");
-  LK_FAIL_IF(n_tokens > s->options.n_ctx - seq->n_tokens, err, LEANK_E_CONTEXT, -1,
-             "%zu tokens do not fit: the context is %zu, %zu are in use", n_tokens,
-             s->options.n_ctx, seq->n_tokens);
+  LK_FAIL_IF(seq->n_tokens > s->options.n_ctx || n_tokens > s->options.n_ctx - seq->n_tokens, err,
+             LEANK_E_CONTEXT, -1, "%zu tokens do not fit: the context is %zu, %zu are in use",
+             n_tokens, s->options.n_ctx, seq->n_tokens);
   for (size_t i = 0; i < n_tokens; i++)
     LK_FAIL_IF(tokens[i] < 0 || (size_t)tokens[i] >= s->model->info.n_vocab, err, LEANK_E_ARGUMENT,
                -1, "token %d at %zu is not in the vocabulary of %zu", (int)tokens[i], i,
@@ -104,10 +106,8 @@ static leank_status take_buffers(feed *f, leank_error *err) {
   }
   LK_TRY(lk_forward_open(s->model, be, f->chunk, LK_MEM_PREFILL, &f->forward, err));
   LK_TRY(be->ops->reserve_rows(be, f->chunk, lk_forward_widest(m), err));
-  const size_t new_wide = f->first_page ? s->cache.geometry.turn_pages : 0;
-  const size_t peak =
-      stage_bytes + x_bytes + new_wide * m->n_layers * s->cache.geometry.wide_page_bytes;
-  if (peak > s->prefill_peak) s->prefill_peak = peak;
+  lk_session_note_feed(s, f->n_rows, f->n_pages, f->n_pages - f->first_page, f->chunk,
+                       max_groups(f), f->lean_end - f->lean_begin);
 cleanup:
   return status;
 }
@@ -367,6 +367,8 @@ leank_status leank_session_feed(leank_session *s, size_t seq, const leank_token 
     return lk_fail(err, LEANK_E_ARGUMENT, -1,
                    "feed options of %zu bytes: fill them with leank_feed_options_default",
                    f.options->struct_size);
+  if (f.options->mode != LEANK_FEED_TURN && f.options->mode != LEANK_FEED_SCORE)
+    return lk_fail(err, LEANK_E_ARGUMENT, -1, "unknown feed mode %d", (int)f.options->mode);
   status = check_feed(s, f.seq, tokens, n_tokens, err);
   if (status != LEANK_OK) return status;
   atomic_store_explicit(&s->interrupted, false, memory_order_relaxed);

@@ -1,6 +1,5 @@
 /* The memory plan: what a session will hold, from sizes and mask alone. */
 #include <stdint.h>
-#include <string.h>
 
 #include "base/parallel.h"
 #include "session/session.h"
@@ -41,6 +40,12 @@ leank_status lk_session_resolve(const leank_model_info *info, const leank_sessio
   if (o.n_ctx == 0)
     o.n_ctx =
         info->n_ctx_train && info->n_ctx_train < DEFAULT_CTX ? info->n_ctx_train : DEFAULT_CTX;
+  LK_FAIL_IF(info->n_layers == 0 || info->n_kv_heads == 0 || info->head_dim == 0 ||
+                 info->head_dim % 2 != 0 || info->n_heads == 0 ||
+                 info->n_heads % info->n_kv_heads != 0,
+             err, LEANK_E_ARGUMENT, -1,
+             "a model of %zu layers, %zu heads, %zu kv heads of %zu channels is not possible",
+             info->n_layers, info->n_heads, info->n_kv_heads, info->head_dim);
   LK_FAIL_IF(o.n_seqs == 0 || o.n_seqs > MAX_SEQS, err, LEANK_E_ARGUMENT, -1,
              "%zu sequences: 1 to %d are possible", o.n_seqs, MAX_SEQS);
   LK_FAIL_IF(o.kv_type != LEANK_KV_BF16 && o.kv_type != LEANK_KV_F32, err, LEANK_E_ARGUMENT, -1,
@@ -126,28 +131,76 @@ static void plan_cache(const lk_geometry *g, const leank_session_options *o, lea
   plan->v_kept = (double)kept_heads / (double)n_heads;
 }
 
+/* What reading n_rows tokens holds beside the cache and the step's buffers. */
+typedef struct feed_size {
+  size_t n_rows, n_pages, n_stage, chunk, n_groups, n_lean;
+} feed_size;
+
+static bool keeps_means(const lk_geometry *g) {
+  return g->pruned && (g->shape.mean_for_empty || g->shape.mean_for_pruned);
+}
+static size_t mean_bytes(const lk_geometry *g) {
+  return g->shape.n_kv_heads * 2 * g->shape.head_dim * sizeof(float);
+}
+
+static size_t prefill_bytes(const leank_model_info *info, const lk_geometry *g,
+                            const feed_size *f) {
+  size_t n = f->n_stage * g->wide_page_bytes + f->n_rows * info->hidden * sizeof(float);
+  n += f->chunk * (sizeof(int64_t) + sizeof(lk_slot)) + f->n_groups * sizeof(lk_attend_group);
+  n += (f->n_groups + 2) * f->n_pages * sizeof(lk_page_entry);
+  if (keeps_means(g)) n += (f->n_lean + 1 + g->n_layers) * mean_bytes(g);
+  return n;
+}
+
+static size_t chunk_bytes(const leank_model_info *info, const leank_session_options *o,
+                          size_t chunk) {
+  const lk_backend_options be = lk_session_backend_options(info, o);
+  return lk_forward_bytes(info, chunk) +
+         lk_backend_cpu_product_bytes(&be, chunk, lk_forward_widest(info));
+}
+
+static size_t standing_bytes(const leank_model_info *info, const leank_session_options *o,
+                             const lk_geometry *g) {
+  const lk_backend_options be = lk_session_backend_options(info, o);
+  size_t n = lk_backend_cpu_scratch_bytes(&be) + lk_step_bytes(info, o->n_seqs);
+  if (keeps_means(g)) n += (2 * o->n_seqs * g->n_layers + 2) * mean_bytes(g);
+  return n;
+}
+
+static size_t turn_bytes(const lk_geometry *g) {
+  return g->turn_pages * g->n_layers * g->wide_page_bytes;
+}
+
 leank_plan lk_session_plan(const leank_model_info *info, const leank_session_options *o,
                            const lk_geometry *g) {
   leank_plan plan = {.weights = info->weight_bytes};
   plan_cache(g, o, &plan);
-  const lk_backend_options be = lk_session_backend_options(info, o);
-  plan.prefill_scratch = lk_pages_of(o->n_ctx) * g->wide_page_bytes +
-                         o->n_ctx * info->hidden * sizeof(float) +
-                         g->turn_pages * g->n_layers * g->wide_page_bytes;
-  const size_t n_pages = lk_pages_of(o->n_ctx), n_groups = o->prefill_chunk / LK_P + 2;
-  plan.prefill_scratch += o->prefill_chunk * (sizeof(int64_t) + sizeof(lk_slot)) +
-                          n_groups * sizeof(lk_attend_group) +
-                          (n_groups + 2) * n_pages * sizeof(lk_page_entry);
-  plan.other_scratch =
-      lk_forward_bytes(info, o->prefill_chunk) +
-      lk_backend_cpu_product_bytes(&be, o->prefill_chunk, lk_forward_widest(info)) +
-      lk_backend_cpu_scratch_bytes(&be) + lk_step_bytes(info, o->n_seqs);
-  if (be.shape.mean_for_empty || be.shape.mean_for_pruned) {
-    const size_t per_layer = info->n_kv_heads * 2 * info->head_dim * sizeof(float);
-    plan.prefill_scratch += (g->max_lean_pages + 1 + info->n_layers) * per_layer;
-    plan.other_scratch += (o->n_seqs * info->n_layers + 2) * per_layer;
-  }
+  const size_t n_pages = lk_pages_of(o->n_ctx);
+  const feed_size whole = {.n_rows = o->n_ctx,
+                           .n_pages = n_pages,
+                           .n_stage = n_pages,
+                           .chunk = o->prefill_chunk,
+                           .n_groups = o->prefill_chunk / LK_P + 2,
+                           .n_lean = g->max_lean_pages};
+  plan.prefill_scratch = prefill_bytes(info, g, &whole) + turn_bytes(g);
+  plan.other_scratch = chunk_bytes(info, o, o->prefill_chunk) + standing_bytes(info, o, g);
   return plan;
+}
+
+void lk_session_note_feed(leank_session *s, size_t n_rows, size_t n_pages, size_t n_stage,
+                          size_t chunk, size_t n_groups, size_t n_lean) {
+  const leank_model_info *info = &s->model->info;
+  const lk_geometry *g = &s->cache.geometry;
+  const feed_size f = {n_rows, n_pages, n_stage, chunk, n_groups, n_lean};
+  const size_t prefill = prefill_bytes(info, g, &f) + turn_bytes(g);
+  const size_t other = chunk_bytes(info, &s->options, chunk) + standing_bytes(info, &s->options, g);
+  if (prefill > s->prefill_peak) s->prefill_peak = prefill;
+  if (other > s->other_peak) s->other_peak = other;
+}
+
+void lk_session_note_open(leank_session *s) {
+  s->prefill_peak = turn_bytes(&s->cache.geometry);
+  s->other_peak = standing_bytes(&s->model->info, &s->options, &s->cache.geometry);
 }
 
 leank_status leank_plan_make(const leank_model_info *model, const leank_mask *mask,
@@ -155,6 +208,9 @@ leank_status leank_plan_make(const leank_model_info *model, const leank_mask *ma
   leank_status status = LEANK_OK;
   lk_geometry geometry = {0};
   leank_session_options o, resolved = {0};
+  LK_FAIL_IF(options->struct_size != sizeof *options, err, LEANK_E_ARGUMENT, -1,
+             "plan options of %zu bytes: fill them with leank_plan_options_default",
+             options->struct_size);
   leank_session_options_default(&o);
   o.mask = mask;
   o.n_ctx = options->n_ctx;
@@ -163,9 +219,6 @@ leank_status leank_plan_make(const leank_model_info *model, const leank_mask *ma
   o.prefill_chunk = options->prefill_chunk;
   o.n_sink = options->n_sink;
   o.n_recent = options->n_recent;
-  LK_FAIL_IF(options->struct_size != sizeof *options, err, LEANK_E_ARGUMENT, -1,
-             "plan options of %zu bytes: fill them with leank_plan_options_default",
-             options->struct_size);
   LK_FAIL_IF(o.n_ctx == 0, err, LEANK_E_ARGUMENT, -1, "a context of 0 tokens");
   LK_TRY(lk_session_resolve(model, &o, &resolved, err));
   LK_TRY(lk_session_geometry(model, &resolved, &geometry, err));

@@ -1,7 +1,6 @@
 #include "session/session.h"
 
 #include <stdint.h>
-#include <string.h>
 
 leank_status leank_session_open(const leank_model *model, const leank_session_options *options,
                                 leank_session **out, leank_error *err) {
@@ -19,8 +18,7 @@ leank_status leank_session_open(const leank_model *model, const leank_session_op
   LK_TRY(lk_backend_open_cpu(&backend, &s->backend, err));
   LK_TRY(lk_cache_open(s->backend, &geometry, s->options.n_seqs, &s->cache, err));
   LK_TRY(lk_step_open(s, err));
-  s->other_peak =
-      lk_step_bytes(&model->info, s->options.n_seqs) + lk_backend_cpu_scratch_bytes(&backend);
+  lk_session_note_open(s);
   *out = s;
 cleanup:
   lk_geometry_free(&geometry);
@@ -71,9 +69,11 @@ leank_status leank_session_pack_from(leank_session *s, size_t to, const leank_se
                                      size_t from, leank_error *err) {
   lk_sequence *b = lk_session_sequence(s, to, err);
   if (!b) return LEANK_E_ARGUMENT;
-  if (source == s || from >= source->cache.n_seqs)
-    return lk_fail(err, LEANK_E_ARGUMENT, -1,
-                   "sequence %zu of the source: it must be one of another session", from);
+  if (source == s)
+    return lk_fail(err, LEANK_E_ARGUMENT, -1, "the source is this session itself: fork instead");
+  if (from >= source->cache.n_seqs)
+    return lk_fail(err, LEANK_E_ARGUMENT, -1, "sequence %zu of the source, which has %zu", from,
+                   source->cache.n_seqs);
   if (source->model != s->model)
     return lk_fail(err, LEANK_E_MISMATCH, -1, "the sessions are of different models");
   return lk_sequence_pack_from(&s->cache, b, &source->cache, &source->cache.sequences[from], err);
@@ -113,8 +113,8 @@ void leank_session_get_memory(const leank_session *s, leank_memory *out) {
   for (int k = 0; k < 2; k++) seen[k] = lk_alloc(LK_MEM_OTHER, c->pools[k].n_pages, 1);
   if (seen[0] && seen[1])
     for (size_t i = 0; i < c->n_seqs; i++) count_sequence(c, &c->sequences[i], seen, &m);
-  m.wide_resident = lk_mem_resident(c->pools[LK_PAGE_WIDE].arena);
-  m.lean_resident = lk_mem_resident(c->pools[LK_PAGE_LEAN].arena);
+  m.wide_resident = s->backend->ops->resident(s->backend, c->pools[LK_PAGE_WIDE].arena);
+  m.lean_resident = s->backend->ops->resident(s->backend, c->pools[LK_PAGE_LEAN].arena);
   for (int k = 0; k < 2; k++) lk_free(seen[k]);
   *out = m;
 }

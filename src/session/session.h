@@ -21,6 +21,7 @@ typedef struct lk_step {
   size_t *packed_row;                     /* [n_seqs] */
   bool *seen;                             /* [n_seqs] sequences of this step */
   float *sums;                            /* [2][Hk][2][D], or NULL */
+  float *old_means;                       /* [n_seqs][L][Hk][2][D] of the rows that pack, or NULL */
 } lk_step;
 
 struct leank_session {
@@ -49,6 +50,13 @@ leank_status lk_session_geometry(const leank_model_info *info, const leank_sessi
                                  lk_geometry *out, leank_error *err);
 leank_plan lk_session_plan(const leank_model_info *info, const leank_session_options *o,
                            const lk_geometry *geometry);
+
+/* What the session holds beside the cache, for leank_session_get_memory: once open, and the most
+ * that a feed of this size has needed (rows, pages of the table, stage pages, rows of a chunk, page
+ * tables of groups, pages packed). */
+void lk_session_note_open(leank_session *session);
+void lk_session_note_feed(leank_session *session, size_t n_rows, size_t n_pages, size_t n_stage,
+                          size_t chunk, size_t n_groups, size_t n_lean);
 
 /* The sequence, or NULL with err filled. */
 lk_sequence *lk_session_sequence(leank_session *session, size_t seq, leank_error *err);

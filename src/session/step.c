@@ -30,7 +30,9 @@ leank_status lk_step_open(leank_session *s, leank_error *err) {
   if (s->cache.keeps_means) {
     st->sums =
         be->ops->alloc(be, LK_MEM_SCRATCH, 2 * lk_cache_mean_floats(&s->cache) * sizeof(float));
-    LK_FAIL_IF(!st->sums, err, LEANK_E_MEMORY, -1, "out of memory");
+    st->old_means = be->ops->alloc(
+        be, LK_MEM_SCRATCH, n * m->n_layers * lk_cache_mean_floats(&s->cache) * sizeof(float));
+    LK_FAIL_IF(!st->sums || !st->old_means, err, LEANK_E_MEMORY, -1, "out of memory");
   }
 cleanup:
   return status;
@@ -40,7 +42,7 @@ void lk_step_close(leank_session *s) {
   lk_step *st = &s->step;
   lk_backend *be = s->backend;
   lk_forward_close(&st->forward);
-  float *device[] = {st->x, st->logits, st->sums};
+  float *device[] = {st->x, st->logits, st->sums, st->old_means};
   for (size_t i = 0; i < sizeof device / sizeof *device; i++)
     if (device[i]) be->ops->free(be, device[i]);
   lk_free(st->pos);
@@ -65,7 +67,7 @@ static leank_status check_step(leank_session *s, size_t n, const size_t *seqs,
                seqs[i]);
     s->step.seen[seqs[i]] = true;
     LK_FAIL_IF(tokens[i] < 0 || (size_t)tokens[i] >= s->model->info.n_vocab, err, LEANK_E_ARGUMENT,
-               -1, "token %d is not in the vocabulary of %zu", (int)tokens[i],
+               -1, "row %zu: token %d is not in the vocabulary of %zu", i, (int)tokens[i],
                s->model->info.n_vocab);
     LK_FAIL_IF(seq->n_tokens >= s->options.n_ctx, err, LEANK_E_CONTEXT, -1,
                "sequence %zu is full: the context is %zu tokens", seqs[i], s->options.n_ctx);
@@ -92,16 +94,30 @@ static page_needs needs_of(const lk_cache *c, const lk_sequence *seq) {
   return n;
 }
 
-static leank_status check_pages(const lk_cache *c, size_t n, const size_t *seqs, leank_error *err) {
+/* The count of references to the last page of a sequence that has begun one. */
+static uint32_t *last_page_refs(lk_cache *c, const lk_sequence *seq) {
+  const lk_page_entry last = seq->table[seq->n_tokens / LK_P];
+  return &c->pools[last.kind].n_refs[last.page];
+}
+
+/* Of sequences that share their last page, all but one copy it: references are lent while counting,
+ * so that the last sharer is seen to be alone. */
+static leank_status check_pages(lk_cache *c, size_t n, const size_t *seqs, leank_error *err) {
   size_t wide = 0, lean = 0;
   for (size_t i = 0; i < n; i++) {
-    const page_needs needs = needs_of(c, &c->sequences[seqs[i]]);
+    const lk_sequence *seq = &c->sequences[seqs[i]];
+    const page_needs needs = needs_of(c, seq);
     wide += needs.opens || needs.copies;
     lean += needs.packs;
+    if (!needs.opens) --*last_page_refs(c, seq);
   }
-  if (wide <= c->pools[LK_PAGE_WIDE].n_free && lean <= c->pools[LK_PAGE_LEAN].n_free)
-    return LEANK_OK;
-  return lk_fail(err, LEANK_E_CONTEXT, -1, "no free page for a step of %zu sequences", n);
+  for (size_t i = 0; i < n; i++)
+    if (c->sequences[seqs[i]].n_tokens % LK_P != 0) ++*last_page_refs(c, &c->sequences[seqs[i]]);
+  const size_t free_wide = c->pools[LK_PAGE_WIDE].n_free, free_lean = c->pools[LK_PAGE_LEAN].n_free;
+  if (wide <= free_wide && lean <= free_lean) return LEANK_OK;
+  return lk_fail(err, LEANK_E_CONTEXT, -1,
+                 "a step of %zu sequences needs %zu wide and %zu lean pages; %zu and %zu are free",
+                 n, wide, lean, free_wide, free_lean);
 }
 
 /* Takes the pages of row i. The new token goes to the wide page even where n_recent is so small
@@ -126,7 +142,30 @@ static void take_pages(leank_session *s, size_t i, lk_sequence *seq, size_t *n_p
   lk_cache_take_entry(c, LK_PAGE_LEAN, entry);
   st->packed_to[*n_packed] = *entry;
   st->packed_row[*n_packed] = i;
+  const size_t n_means = c->geometry.n_layers * lk_cache_mean_floats(c);
+  if (c->keeps_means)
+    s->backend->ops->copy(s->backend, st->old_means + *n_packed * n_means, seq->mean,
+                          n_means * sizeof(float));
   ++*n_packed;
+}
+
+/* Undoes take_pages for rows of a step that failed: the token is not there, nothing is packed. */
+static void give_pages_back(leank_session *s, size_t n, const size_t *seqs, size_t n_packed) {
+  lk_cache *c = &s->cache;
+  lk_step *st = &s->step;
+  const size_t n_bytes = c->geometry.n_layers * lk_cache_mean_floats(c) * sizeof(float);
+  for (size_t i = 0; i < n_packed; i++) {
+    lk_sequence *seq = &c->sequences[seqs[st->packed_row[i]]];
+    lk_cache_drop_entry(c, st->packed_to[i]);
+    seq->table[seq->middle_end / LK_P] = st->packed_from[i];
+    if (c->keeps_means)
+      s->backend->ops->copy(s->backend, seq->mean, st->old_means + i * (n_bytes / sizeof(float)),
+                            n_bytes);
+  }
+  for (size_t i = 0; i < n; i++) {
+    const lk_sequence *seq = &c->sequences[seqs[i]];
+    if (seq->n_tokens % LK_P == 0) lk_cache_drop_entry(c, seq->table[seq->n_tokens / LK_P]);
+  }
 }
 
 /* ---- the step ---- */
@@ -186,8 +225,10 @@ leank_status leank_session_decode(leank_session *s, size_t n, const size_t *seqs
   lk_step *st = &s->step;
   const leank_model *m = s->model;
   size_t n_packed = 0;
+  bool taken = false;
   LK_TRY(check_step(s, n, seqs, tokens, err));
   LK_TRY(check_pages(&s->cache, n, seqs, err));
+  taken = true;
   for (size_t i = 0; i < n; i++) take_pages(s, i, &s->cache.sequences[seqs[i]], &n_packed);
   s->backend->ops->embed(s->backend, &m->weights.embed, tokens, n, st->x);
   lk_forward_positions(&st->forward, st->pos, n);
@@ -202,5 +243,6 @@ leank_status leank_session_decode(leank_session *s, size_t n, const size_t *seqs
     seq->middle_end = lk_middle_end(&s->cache.geometry, seq->n_tokens);
   }
 cleanup:
+  if (status != LEANK_OK && taken) give_pages_back(s, n, seqs, n_packed);
   return status;
 }
