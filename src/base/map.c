@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,19 +80,29 @@ static bool write_all(int fd, const char *data, size_t n_bytes) {
   return true;
 }
 
+enum { MAX_TMP_TRIES = 100 };
+
+/* A new file beside `path`; its name goes to tmp. The mode is left to the process's umask. */
+static int create_beside(const char *path, char *tmp, size_t size) {
+  static atomic_uint counter;
+  for (int i = 0; i < MAX_TMP_TRIES; i++) {
+    snprintf(tmp, size, "%s.tmp-%ld-%u", path, (long)getpid(), atomic_fetch_add(&counter, 1));
+    const int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd >= 0 || errno != EEXIST) return fd;
+  }
+  return -1;
+}
+
 leank_status lk_file_write_atomic(const char *path, const void *data, size_t n_bytes,
                                   leank_error *err) {
   leank_status status = LEANK_OK;
   int fd = -1;
-  size_t n = strlen(path) + 16;
-  char *tmp = lk_alloc(LK_MEM_OTHER, n, 1);
+  const size_t size = strlen(path) + 48;
+  char *tmp = lk_alloc(LK_MEM_OTHER, size, 1);
   LK_FAIL_IF(!tmp, err, LEANK_E_MEMORY, -1, "%s: out of memory", path);
-  snprintf(tmp, n, "%s.tmp-XXXXXX", path);
-  fd = mkstemp(tmp);
+  fd = create_beside(path, tmp, size);
   LK_FAIL_IF(fd < 0, err, LEANK_E_IO, -1, "%s: cannot create: %s", path, strerror(errno));
-  mode_t mask = umask(0);
-  umask(mask);
-  if (!write_all(fd, data, n_bytes) || fchmod(fd, 0666 & ~mask) != 0 || fsync(fd) != 0)
+  if (!write_all(fd, data, n_bytes) || fsync(fd) != 0)
     status = lk_fail(err, LEANK_E_IO, -1, "%s: cannot write: %s", path, strerror(errno));
   if (close(fd) != 0 && status == LEANK_OK)
     status = lk_fail(err, LEANK_E_IO, -1, "%s: cannot write: %s", path, strerror(errno));

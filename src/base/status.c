@@ -13,8 +13,8 @@ const char *leank_status_text(leank_status status) {
   case LEANK_E_IO: return "input/output error";
   case LEANK_E_FORMAT: return "malformed file";
   case LEANK_E_UNSUPPORTED: return "not supported";
-  case LEANK_E_MISMATCH: return "mask and model do not belong together";
-  case LEANK_E_CONTEXT: return "context is full";
+  case LEANK_E_MISMATCH: return "mask and model, or two sessions, do not belong together";
+  case LEANK_E_CONTEXT: return "no room: the context or the page pool is full";
   case LEANK_E_REWIND: return "cannot rewind that far; replay the tokens";
   case LEANK_E_INTERRUPTED: return "interrupted";
   case LEANK_E_STATE: return "not possible in this state";
