@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Draws decode speed over context as SVG, from measured figures.
+"""Draws a quantity over the length of the context as SVG, from figures.
 
-bench/plot_decode.py FIGURES.json OUT.svg
+bench/plot_context.py FIGURES.json OUT.svg
 
-FIGURES.json: {"title": ..., "subtitle": ..., "series": [{"name": ..., "points": [[tokens of
-context, tokens per second], ...]}, ...]}. Only the Python standard library is needed.
+FIGURES.json: {"title": ..., "subtitle": ..., "y": label of the axis, "series": [{"name": ..., "points": [[tokens of
+context, value], ...]}, ...]}. Only the Python standard library is needed.
 """
 import html
 import json
@@ -55,7 +55,7 @@ def main():
     out.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, "tokens of context",
                     'text-anchor="middle" fill="#555"'))
     out.append(f'<text transform="translate(20 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)" '
-               'text-anchor="middle" fill="#555">tokens per second</text>')
+               f'text-anchor="middle" fill="#555">{html.escape(figures["y"])}</text>')
     taken = []
     for s, colour in zip(series, COLOURS):
         points = [at(x, y) for x, y in s["points"]]
