@@ -46,16 +46,16 @@ static void pool_close(lk_backend *be, lk_pool *pool) {
   memset(pool, 0, sizeof *pool);
 }
 
-bool lk_pool_take(lk_pool *pool, uint32_t *page) {
+static bool pool_take(lk_pool *pool, uint32_t *page) {
   if (pool->n_free == 0) return false;
   *page = pool->free_pages[--pool->n_free];
   pool->n_refs[*page] = 1;
   return true;
 }
 
-void lk_pool_share(lk_pool *pool, uint32_t page) { pool->n_refs[page]++; }
+static void pool_share(lk_pool *pool, uint32_t page) { pool->n_refs[page]++; }
 
-void lk_pool_drop(lk_pool *pool, uint32_t page) {
+static void pool_drop(lk_pool *pool, uint32_t page) {
   if (--pool->n_refs[page] == 0) pool->free_pages[pool->n_free++] = page;
 }
 
@@ -118,14 +118,12 @@ size_t lk_cache_mean_floats(const lk_cache *c) {
   return c->geometry.shape.n_kv_heads * 2 * c->geometry.shape.head_dim;
 }
 
-void lk_cache_drop_entry(lk_cache *c, lk_page_entry e) { lk_pool_drop(&c->pools[e.kind], e.page); }
-void lk_cache_share_entry(lk_cache *c, lk_page_entry e) {
-  lk_pool_share(&c->pools[e.kind], e.page);
-}
+void lk_cache_drop_entry(lk_cache *c, lk_page_entry e) { pool_drop(&c->pools[e.kind], e.page); }
+void lk_cache_share_entry(lk_cache *c, lk_page_entry e) { pool_share(&c->pools[e.kind], e.page); }
 
 bool lk_cache_take_entry(lk_cache *c, lk_page_kind kind, lk_page_entry *out) {
   uint32_t page;
-  if (!lk_pool_take(&c->pools[kind], &page)) return false;
+  if (!pool_take(&c->pools[kind], &page)) return false;
   *out = (lk_page_entry){page, kind};
   return true;
 }

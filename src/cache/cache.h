@@ -42,12 +42,10 @@ void lk_cache_close(lk_cache *cache);
 lk_layer_view lk_cache_layer(const lk_cache *cache, size_t layer, unsigned char *stage);
 size_t lk_cache_mean_floats(const lk_cache *cache); /* per layer: Hk * 2 * D */
 
-/* A page with one reference; false when the pool is empty. */
-bool lk_pool_take(lk_pool *pool, uint32_t *page);
-void lk_pool_share(lk_pool *pool, uint32_t page);
-void lk_pool_drop(lk_pool *pool, uint32_t page);
 static inline size_t lk_pool_n_used(const lk_pool *pool) { return pool->n_pages - pool->n_free; }
 
+/* Pages by reference: take gives one with one reference (false: the pool is empty), share adds one,
+ * drop takes one away and frees the page with the last. */
 void lk_cache_drop_entry(lk_cache *cache, lk_page_entry entry);
 void lk_cache_share_entry(lk_cache *cache, lk_page_entry entry);
 bool lk_cache_take_entry(lk_cache *cache, lk_page_kind kind, lk_page_entry *out);
