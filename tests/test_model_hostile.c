@@ -155,8 +155,8 @@ static void test_index(void **state) {
       "{\"weight_map\": [\"a\"]}",
       "{}",
       "[1",
-      "{\"weight_map\": {\"model.embed_tokens.weight\": \"model-00002-of-00003.safetensors\","
-      " \"model.norm.weight\": \"model-00001-of-00003.safetensors\"}}"};
+      ("{\"weight_map\": {\"model.embed_tokens.weight\": \"model-00002-of-00003.safetensors\","
+       " \"model.norm.weight\": \"model-00001-of-00003.safetensors\"}}")};
   char from[600], to[600];
   lk_folder_make(TMP "/index", TINY "llama-f32/config.json");
   for (size_t s = 0; s < 3; s++) {
