@@ -49,6 +49,12 @@ typedef struct lk_cpu_backend {
 
 static inline lk_cpu_backend *lk_cpu(lk_backend *be) { return (lk_cpu_backend *)be; }
 
+/* Bytes of one head's K and V in a wide page. */
+static inline size_t lk_cpu_wide_segment_bytes(const lk_cpu_backend *cpu, size_t head_dim) {
+  return lk_segment_k_bytes(cpu->options.kv_type, head_dim) +
+         lk_segment_v_bytes(cpu->options.kv_type, head_dim);
+}
+
 /* cpu_attention.c */
 leank_status lk_cpu_attention_open(lk_cpu_backend *cpu, leank_error *err);
 void lk_cpu_attention_close(lk_cpu_backend *cpu);

@@ -111,7 +111,7 @@ static size_t make_views(const attend_job *job, const lk_attend_group *g, size_t
   const leank_kv_type type = job->cpu->options.kv_type;
   const size_t d = job->shape->head_dim;
   const size_t wide_k = lk_segment_k_bytes(type, d);
-  const size_t wide_segment = wide_k + lk_segment_v_bytes(type, d);
+  const size_t wide_segment = lk_cpu_wide_segment_bytes(job->cpu, d);
   const lk_head_map *head = &job->view->heads[h];
   size_t n = 0;
   for (size_t p = first; p < end; p++) {
@@ -139,6 +139,13 @@ static float dot_mean(const float *q, const float *sum, const uint16_t *channels
   return s;
 }
 
+/* The mean key stands in for the pruned channels of a head that keeps some: a bias on its lean
+ * logits. */
+static bool uses_bias(const attend_job *job, const lk_attend_group *g, size_t h) {
+  return job->shape->mean_for_pruned && g->mean && g->n_middle > 0 &&
+         job->view->heads[h].n_kept > 0;
+}
+
 /* Fills the worker's q (scaled), q_lean, bias and pos for rows [row, row + n) of a group. */
 static void prepare_queries(const attend_job *job, const lk_attend_group *g, size_t h, size_t row,
                             size_t n, lk_cpu_worker *w) {
@@ -146,7 +153,7 @@ static void prepare_queries(const attend_job *job, const lk_attend_group *g, siz
   const size_t d = s->head_dim, per = group_size(s);
   const lk_head_map *head = &job->view->heads[h];
   const float scale = (float)(1.0 / sqrt((double)d));
-  const bool has_bias = s->mean_for_pruned && g->mean && g->n_middle > 0 && head->n_kept > 0;
+  const bool has_bias = uses_bias(job, g, h);
   for (size_t i = 0; i < n * per; i++) {
     const size_t r = row + i / per;
     const float *q = job->q + (r * s->n_heads + h * per + i % per) * d;
@@ -164,14 +171,12 @@ static void prepare_queries(const attend_job *job, const lk_attend_group *g, siz
 static lk_attend_args make_args(const attend_job *job, const lk_attend_group *g, size_t h,
                                 size_t n_q, size_t n_pages, lk_cpu_worker *w) {
   const lk_head_map *head = &job->view->heads[h];
-  const bool has_bias =
-      job->shape->mean_for_pruned && g->mean && g->n_middle > 0 && head->n_kept > 0;
   return (lk_attend_args){.n_q = n_q,
                           .head_dim = job->shape->head_dim,
                           .n_lean = head->n_padded,
                           .q = w->q,
                           .q_lean = w->q_lean,
-                          .lean_bias = has_bias ? w->bias : NULL,
+                          .lean_bias = uses_bias(job, g, h) ? w->bias : NULL,
                           .q_pos = w->pos,
                           .pages = w->views,
                           .n_pages = n_pages,

@@ -15,16 +15,11 @@ typedef struct page_job {
   float *sums;
 } page_job;
 
-static size_t wide_segment_bytes(const lk_cpu_backend *cpu, size_t head_dim) {
-  return lk_segment_k_bytes(cpu->options.kv_type, head_dim) +
-         lk_segment_v_bytes(cpu->options.kv_type, head_dim);
-}
-
 static void append_item(void *ctx, size_t h, size_t thread) {
   (void)thread;
   const page_job *job = ctx;
   const size_t d = job->shape->head_dim, n_heads = job->shape->n_kv_heads;
-  const size_t offset = h * wide_segment_bytes(job->cpu, d);
+  const size_t offset = h * lk_cpu_wide_segment_bytes(job->cpu, d);
   const size_t k_bytes = lk_segment_k_bytes(job->cpu->options.kv_type, d);
   for (size_t r = 0; r < job->n_rows; r++) {
     unsigned char *segment = lk_view_page(job->dst, job->slots[r].page) + offset;
@@ -60,7 +55,7 @@ static void find_channels(const lk_head_map *from, const lk_head_map *to, uint16
 static void pack_item(void *ctx, size_t i, size_t thread) {
   const page_job *job = ctx;
   const leank_kv_type type = job->cpu->options.kv_type;
-  const size_t d = job->shape->head_dim, segment = wide_segment_bytes(job->cpu, d);
+  const size_t d = job->shape->head_dim, segment = lk_cpu_wide_segment_bytes(job->cpu, d);
   const size_t v_bytes = lk_segment_v_bytes(type, d);
   const bool from_lean = job->from[i].kind == LK_PAGE_LEAN;
   for (size_t h = 0; h < job->shape->n_kv_heads; h++) {
@@ -108,7 +103,7 @@ static void sum_item(void *ctx, size_t h, size_t thread) {
   (void)thread;
   const page_job *job = ctx;
   const size_t d = job->shape->head_dim, stride = job->shape->n_kv_heads * 2 * d;
-  const size_t offset = h * wide_segment_bytes(job->cpu, d);
+  const size_t offset = h * lk_cpu_wide_segment_bytes(job->cpu, d);
   const size_t k_bytes = lk_segment_k_bytes(job->cpu->options.kv_type, d);
   for (size_t i = 0; i < job->n_pages; i++) {
     const unsigned char *segment = lk_view_page(job->src, job->from[i]) + offset;

@@ -67,7 +67,7 @@ leank_status lk_cache_open(lk_backend *be, lk_geometry *geometry, size_t n_seqs,
   lk_cache c = {.geometry = *geometry, .backend = be, .n_seqs = n_seqs};
   memset(geometry, 0, sizeof *geometry);
   const lk_geometry *g = &c.geometry;
-  c.keeps_means = g->pruned && (g->shape.mean_for_empty || g->shape.mean_for_pruned);
+  c.keeps_means = lk_keeps_means(g);
   LK_TRY(pool_open(be, g, LK_PAGE_WIDE, n_seqs * g->max_wide_pages + g->turn_pages,
                    &c.pools[LK_PAGE_WIDE], err));
   LK_TRY(pool_open(be, g, LK_PAGE_LEAN, n_seqs * g->max_lean_pages, &c.pools[LK_PAGE_LEAN], err));

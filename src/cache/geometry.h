@@ -49,6 +49,10 @@ void lk_geometry_free(lk_geometry *geometry);
 
 /* The first position after the middle of n_tokens tokens: n_sink where the middle is empty. */
 size_t lk_middle_end(const lk_geometry *geometry, size_t n_tokens);
+/* True where sequences keep sums over their middle: some policy lets the mean stand in. */
+static inline bool lk_keeps_means(const lk_geometry *g) {
+  return g->pruned && (g->shape.mean_for_empty || g->shape.mean_for_pruned);
+}
 /* Kind of page p in a sequence whose middle ends there. */
 lk_page_kind lk_kind_of(const lk_geometry *geometry, size_t page, size_t middle_end);
 static inline size_t lk_pages_of(size_t n_tokens) { return (n_tokens + LK_P - 1) / LK_P; }

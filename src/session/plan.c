@@ -136,9 +136,6 @@ typedef struct feed_size {
   size_t n_rows, n_pages, n_stage, chunk, n_groups, n_lean;
 } feed_size;
 
-static bool keeps_means(const lk_geometry *g) {
-  return g->pruned && (g->shape.mean_for_empty || g->shape.mean_for_pruned);
-}
 static size_t mean_bytes(const lk_geometry *g) {
   return g->shape.n_kv_heads * 2 * g->shape.head_dim * sizeof(float);
 }
@@ -148,7 +145,7 @@ static size_t prefill_bytes(const leank_model_info *info, const lk_geometry *g,
   size_t n = f->n_stage * g->wide_page_bytes + f->n_rows * info->hidden * sizeof(float);
   n += f->chunk * (sizeof(int64_t) + sizeof(lk_slot)) + f->n_groups * sizeof(lk_attend_group);
   n += (f->n_groups + 2) * f->n_pages * sizeof(lk_page_entry);
-  if (keeps_means(g)) n += (f->n_lean + 1 + g->n_layers) * mean_bytes(g);
+  if (lk_keeps_means(g)) n += (f->n_lean + 1 + g->n_layers) * mean_bytes(g);
   return n;
 }
 
@@ -163,7 +160,7 @@ static size_t standing_bytes(const leank_model_info *info, const leank_session_o
                              const lk_geometry *g) {
   const lk_backend_options be = lk_session_backend_options(info, o);
   size_t n = lk_backend_cpu_scratch_bytes(&be) + lk_step_bytes(info, o->n_seqs);
-  if (keeps_means(g)) n += (2 * o->n_seqs * g->n_layers + 2) * mean_bytes(g);
+  if (lk_keeps_means(g)) n += (2 * o->n_seqs * g->n_layers + 2) * mean_bytes(g);
   return n;
 }
 
