@@ -8,14 +8,8 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "kernels/attention/attend_unroll.h"
 #include "kernels/page/page.h"
-
-#define LK_INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define LK_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define LK_UNROLL _Pragma("GCC unroll 8")
-#endif
 
 /* How the vectors of the right-hand side lie. A step is one channel or key; of the pair kinds, two.
  * All offsets in bytes. */

@@ -43,6 +43,13 @@ static inline __m256i v_first(ptrdiff_t n) {
 static inline vf v_load_first(const void *p, ptrdiff_t n) {
   return _mm256_maskload_ps(p, v_first(n));
 }
+static inline void v_store_first(void *p, ptrdiff_t n, vf x) {
+  _mm256_maskstore_ps(p, v_first(n), x);
+}
+/* The first n lanes of x, 0 elsewhere. */
+static inline vf v_zero_behind(vf x, ptrdiff_t n) {
+  return _mm256_and_ps(x, _mm256_castsi256_ps(v_first(n)));
+}
 /* The first n lanes of x, -INFINITY elsewhere. */
 static inline vf v_keep_first(vf x, ptrdiff_t n) {
   return _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), x, _mm256_castsi256_ps(v_first(n)));

@@ -33,6 +33,11 @@ static inline __mmask16 v_first(ptrdiff_t n) {
 static inline vf v_load_first(const void *p, ptrdiff_t n) {
   return _mm512_maskz_loadu_ps(v_first(n), p);
 }
+static inline void v_store_first(void *p, ptrdiff_t n, vf x) {
+  _mm512_mask_storeu_ps(p, v_first(n), x);
+}
+/* The first n lanes of x, 0 elsewhere. */
+static inline vf v_zero_behind(vf x, ptrdiff_t n) { return _mm512_maskz_mov_ps(v_first(n), x); }
 /* The first n lanes of x, -INFINITY elsewhere. */
 static inline vf v_keep_first(vf x, ptrdiff_t n) {
   return _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), v_first(n), x);
