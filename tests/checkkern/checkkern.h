@@ -31,5 +31,6 @@ void check_matvec(checkkern *ck);
 void check_rows(checkkern *ck);
 void check_page(checkkern *ck);
 void check_attend(checkkern *ck);
+void check_attend_backward(checkkern *ck);
 
 #endif

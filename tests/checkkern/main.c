@@ -170,6 +170,7 @@ int main(int argc, char **argv) {
   check_rows(&ck);
   check_page(&ck);
   check_attend(&ck);
+  check_attend_backward(&ck);
 
   ck.n_failed += n_broken_canaries;
   printf("checkkern: %zu comparisons, %zu failed, %zu variants left out, seed %" PRIu64 "\n",
