@@ -78,11 +78,15 @@ typedef struct lk_backend_ops {
   void (*close)(lk_backend *be);
   const char *(*kernels)(const lk_backend *be); /* "op: variant" lines */
   size_t (*n_threads)(const lk_backend *be);
+  /* Floating-point operations done so far: 2 N n_in n_out of each linear and linear_backward; of
+   * attend 2 (D + channels of K read) for each query head and key it sees. Padding, row operations
+   * and the backward of attention are not counted. */
+  double (*flops)(const lk_backend *be);
 
   void *(*alloc)(lk_backend *be, lk_mem_category category, size_t n_bytes);
   void (*free)(lk_backend *be, void *p);
-  /* Makes room for `many` products of up to n_rows rows and n_cols columns; 0 rows gives it back.
-   */
+  /* Makes room for `many` products of up to n_rows rows and n_cols columns (backward: columns of
+   * dy); 0 rows gives it back. */
   leank_status (*reserve_rows)(lk_backend *be, size_t n_rows, size_t n_cols, leank_error *err);
 
   /* x[N][n_cols] = rows `tokens` of the embedding. */
@@ -104,6 +108,19 @@ typedef struct lk_backend_ops {
                leank_channel_order order, const float *cos_sin);
   /* out[n] = silu(gate) * up, elementwise. */
   void (*swiglu)(lk_backend *be, const float *gate, const float *up, size_t n, float *out);
+
+  /* Gradients of activations; the weights are frozen. That of rope is rope by the table of the
+   * negated positions. */
+  /* dx[N][w.n_cols] = dy[N][w.n_rows] w, or dx += that where add. In the manner of `many`. */
+  leank_status (*linear_backward)(lk_backend *be, const lk_tensor *w, const float *dy,
+                                  size_t n_rows, bool add, float *dx, leank_error *err);
+  /* dx[N][n] += the gradient of rms_norm's x[N][n], given that of its result, dy[N][n]. */
+  void (*rms_norm_backward)(lk_backend *be, const float *x, size_t n_rows, size_t n,
+                            const lk_tensor *w, float eps, const float *dy, float *dx);
+  /* dgate[n], dup[n] = the gradients of swiglu's gate and up, given that of its result, dout[n].
+   * dgate may be gate, and dup may be up. */
+  void (*swiglu_backward)(lk_backend *be, const float *gate, const float *up, size_t n,
+                          const float *dout, float *dgate, float *dup);
 
   /* Writes K[N][Hk][D] and V[N][Hk][D] to slots[N]. */
   void (*append)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,

@@ -31,6 +31,8 @@ static size_t cpu_n_threads(const lk_backend *be) {
   return ((const lk_cpu_backend *)be)->options.n_threads;
 }
 
+static double cpu_flops(const lk_backend *be) { return ((const lk_cpu_backend *)be)->n_flops; }
+
 static void *cpu_alloc(lk_backend *be, lk_mem_category category, size_t n_bytes) {
   (void)be;
   return lk_alloc(category, n_bytes, 1);
@@ -57,8 +59,8 @@ enum { ROWS_PER_ITEM = 16 };
 
 typedef struct rows_job {
   const lk_rows_variant *rows;
-  const float *x, *w;
-  float *y;
+  const float *x, *w, *dy;
+  float *y, *y2;
   size_t n_rows, n, n_heads;
   float eps;
   leank_channel_order order;
@@ -89,6 +91,28 @@ static void cpu_rms_norm(lk_backend *be, const float *x, size_t n_rows, size_t n
   rows_job job = {
       .rows = lk_cpu(be)->rows, .x = x, .w = w->data, .y = y, .n_rows = n_rows, .n = n, .eps = eps};
   lk_parallel_for(team_for(lk_cpu(be), n_rows), n_row_items(n_rows), norm_item, &job);
+}
+
+static void norm_backward_item(void *ctx, size_t item, size_t thread) {
+  (void)thread;
+  rows_job *job = ctx;
+  const size_t n = job->n;
+  for (size_t r = item * ROWS_PER_ITEM; r < item_end(job, item); r++)
+    job->rows->rms_norm_backward(job->x + r * n, job->w, n, job->eps, job->dy + r * n,
+                                 job->y + r * n);
+}
+
+static void cpu_rms_norm_backward(lk_backend *be, const float *x, size_t n_rows, size_t n,
+                                  const lk_tensor *w, float eps, const float *dy, float *dx) {
+  rows_job job = {.rows = lk_cpu(be)->rows,
+                  .x = x,
+                  .w = w->data,
+                  .dy = dy,
+                  .y = dx,
+                  .n_rows = n_rows,
+                  .n = n,
+                  .eps = eps};
+  lk_parallel_for(team_for(lk_cpu(be), n_rows), n_row_items(n_rows), norm_backward_item, &job);
 }
 
 static void table_item(void *ctx, size_t item, size_t thread) {
@@ -139,18 +163,39 @@ static void cpu_rope(lk_backend *be, float *x, size_t n_rows, size_t n_heads, si
 
 enum { SWIGLU_SPAN = 8192 };
 
+static size_t span_length(size_t n, size_t first) {
+  return n - first < SWIGLU_SPAN ? n - first : SWIGLU_SPAN;
+}
+static void run_spans(lk_backend *be, lk_item_fn fn, rows_job *job) {
+  const size_t n_items = (job->n + SWIGLU_SPAN - 1) / SWIGLU_SPAN;
+  lk_parallel_for(n_items < 4 ? NULL : lk_cpu(be)->team, n_items, fn, job);
+}
+
 static void swiglu_item(void *ctx, size_t item, size_t thread) {
   (void)thread;
   rows_job *job = ctx;
   const size_t first = item * SWIGLU_SPAN;
-  const size_t n = job->n - first < SWIGLU_SPAN ? job->n - first : SWIGLU_SPAN;
-  job->rows->swiglu(job->x + first, job->w + first, n, job->y + first);
+  job->rows->swiglu(job->x + first, job->w + first, span_length(job->n, first), job->y + first);
 }
 
 static void cpu_swiglu(lk_backend *be, const float *gate, const float *up, size_t n, float *out) {
   rows_job job = {.rows = lk_cpu(be)->rows, .x = gate, .w = up, .y = out, .n = n};
-  const size_t n_items = (n + SWIGLU_SPAN - 1) / SWIGLU_SPAN;
-  lk_parallel_for(n_items < 4 ? NULL : lk_cpu(be)->team, n_items, swiglu_item, &job);
+  run_spans(be, swiglu_item, &job);
+}
+
+static void swiglu_backward_item(void *ctx, size_t item, size_t thread) {
+  (void)thread;
+  rows_job *job = ctx;
+  const size_t first = item * SWIGLU_SPAN;
+  job->rows->swiglu_backward(job->x + first, job->w + first, job->dy + first,
+                             span_length(job->n, first), job->y + first, job->y2 + first);
+}
+
+static void cpu_swiglu_backward(lk_backend *be, const float *gate, const float *up, size_t n,
+                                const float *dout, float *dgate, float *dup) {
+  rows_job job = {
+      .rows = lk_cpu(be)->rows, .x = gate, .w = up, .dy = dout, .y = dgate, .y2 = dup, .n = n};
+  run_spans(be, swiglu_backward_item, &job);
 }
 
 /* ---- products ---- */
@@ -193,16 +238,27 @@ static void matvec_item(void *ctx, size_t item, size_t thread) {
   }
 }
 
+static double product_flops(const lk_tensor *w, size_t n_rows) {
+  return 2 * (double)n_rows * (double)w->n_rows * (double)w->n_cols;
+}
+
 static leank_status cpu_linear(lk_backend *be, lk_linear_kind kind, const lk_tensor *w,
                                const lk_tensor *bias, const float *x, size_t n_rows, bool add,
                                float *y, leank_error *err) {
   lk_cpu_backend *cpu = lk_cpu(be);
   const float *b = bias ? bias->data : NULL;
+  cpu->n_flops += product_flops(w, n_rows);
   if (kind == LK_LINEAR_MANY) return lk_gemm_run(cpu->gemm, w, b, x, n_rows, add, y, err);
   matvec_job job = {cpu->matvec[w->type]->fn, w, b, x, y, n_rows, add};
   const size_t n_items = (w->n_rows + MATVEC_ITEM_OUTPUTS - 1) / MATVEC_ITEM_OUTPUTS;
   lk_parallel_for(cpu->team, n_items, matvec_item, &job);
   return LEANK_OK;
+}
+
+static leank_status cpu_linear_backward(lk_backend *be, const lk_tensor *w, const float *dy,
+                                        size_t n_rows, bool add, float *dx, leank_error *err) {
+  lk_cpu(be)->n_flops += product_flops(w, n_rows);
+  return lk_gemm_run_backward(lk_cpu(be)->gemm, w, dy, n_rows, add, dx, err);
 }
 
 static void cpu_copy(lk_backend *be, void *to, const void *from, size_t n_bytes) {
@@ -226,6 +282,7 @@ static const lk_backend_ops cpu_ops = {
     .close = cpu_close,
     .kernels = cpu_kernels,
     .n_threads = cpu_n_threads,
+    .flops = cpu_flops,
     .alloc = cpu_alloc,
     .free = cpu_free,
     .reserve_rows = cpu_reserve_rows,
@@ -235,6 +292,9 @@ static const lk_backend_ops cpu_ops = {
     .rope_table = cpu_rope_table,
     .rope = cpu_rope,
     .swiglu = cpu_swiglu,
+    .linear_backward = cpu_linear_backward,
+    .rms_norm_backward = cpu_rms_norm_backward,
+    .swiglu_backward = cpu_swiglu_backward,
     .append = lk_cpu_append,
     .pack = lk_cpu_pack,
     .copy_pages = lk_cpu_copy_pages,

@@ -45,6 +45,7 @@ typedef struct lk_cpu_backend {
   float *part_o;          /* [rows][Hk][chunks][G][D] */
   size_t max_chunks;
   char *kernel_names;
+  double n_flops; /* of products and attention so far; the calling thread's to change */
 } lk_cpu_backend;
 
 static inline lk_cpu_backend *lk_cpu(lk_backend *be) { return (lk_cpu_backend *)be; }

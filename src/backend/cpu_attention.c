@@ -49,7 +49,7 @@ static size_t parts_per_row(const lk_backend_options *o) {
 
 size_t lk_backend_cpu_scratch_bytes(const lk_backend_options *o) {
   return o->n_threads * (worker_bytes(o, max_query_rows(&o->shape)) +
-                         LK_GEMM_ROW_TILE * LK_GEMM_COL_TILE * sizeof(float)) +
+                         LK_GEMM_ROW_TILE * LK_GEMM_BACK_TILE * sizeof(float)) +
          o->max_few_rows * parts_per_row(o) * (o->shape.head_dim + 2) * sizeof(float);
 }
 
@@ -346,6 +346,32 @@ static void attend_many(attend_job *job) {
   lk_parallel_for(job->cpu->team, n_blocks * job->shape->n_kv_heads, many_item, job);
 }
 
+/* ---- arithmetic ---- */
+
+/* Keys of the page that begins at position `start`, summed over queries at positions up to last. */
+static double seen_until(int64_t start, int64_t last) {
+  const double n = (double)(last + 1 - start), page = LK_PAGE_TOKENS;
+  if (n <= 0) return 0;
+  return n <= page ? n * (n + 1) / 2 : page * (page + 1) / 2 + (n - page) * page;
+}
+
+/* Two operations a channel of K and of V, for each query head and key it sees. */
+static double attend_flops(const lk_attn_shape *s, const lk_layer_view *view,
+                           const lk_attend_group *g) {
+  const int64_t last = g->first_pos + (int64_t)g->n_rows - 1;
+  double keys[2] = {0, 0}; /* wide (or stage), lean */
+  for (int64_t p = 0; p <= last / LK_PAGE_TOKENS; p++) {
+    const int64_t start = p * LK_PAGE_TOKENS;
+    keys[g->table[p].kind == LK_PAGE_LEAN] +=
+        seen_until(start, last) - seen_until(start, g->first_pos - 1);
+  }
+  const double d = (double)s->head_dim;
+  double sum = 4 * d * keys[0] * (double)s->n_kv_heads;
+  for (size_t h = 0; h < s->n_kv_heads; h++)
+    if (view->heads[h].n_kept > 0) sum += 2 * ((double)view->heads[h].n_kept + d) * keys[1];
+  return sum * (double)group_size(s);
+}
+
 leank_status lk_cpu_attend(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,
                            const lk_layer_view *view, const lk_attend_group *groups,
                            size_t n_groups, const float *q, float *out, leank_error *err) {
@@ -357,6 +383,8 @@ leank_status lk_cpu_attend(lk_backend *be, lk_linear_kind kind, const lk_attn_sh
                     .n_groups = n_groups,
                     .q = q,
                     .out = out};
+  for (size_t i = 0; i < n_groups; i++)
+    lk_cpu(be)->n_flops += attend_flops(shape, view, &groups[i]);
   if (kind == LK_LINEAR_FEW)
     attend_few(&job);
   else

@@ -8,10 +8,11 @@
 #include "kernels/dequant/dequant.h"
 #include "kernels/rows/rows.h"
 
-enum { MAX_SHAPES = 32 };
+enum { MAX_SHAPES = 64 };
 
 typedef struct shape_entry {
   size_t n_cols, k;
+  lk_tile_order order;
   lk_tile_product *product;
 } shape_entry;
 
@@ -57,7 +58,7 @@ leank_status lk_gemm_open(bool bf16, leank_cpu_level level, lk_team *team, lk_ge
   LK_FAIL_IF(!g->workers, err, LEANK_E_MEMORY, -1, "out of memory");
   for (size_t i = 0; i < g->n_threads; i++) {
     g->workers[i].out =
-        lk_alloc(LK_MEM_SCRATCH, LK_GEMM_ROW_TILE * LK_GEMM_COL_TILE, sizeof(float));
+        lk_alloc(LK_MEM_SCRATCH, LK_GEMM_ROW_TILE * LK_GEMM_BACK_TILE, sizeof(float));
     LK_FAIL_IF(!g->workers[i].out, err, LEANK_E_MEMORY, -1, "out of memory");
   }
   *out = g;
@@ -117,40 +118,45 @@ static leank_status grow(unsigned char **p, size_t *have, size_t want, leank_err
   return LEANK_OK;
 }
 
-/* The worker's product for a column tile of n columns, made when first asked for. */
-static leank_status find_product(const lk_gemm *g, worker *w, size_t n_cols, size_t k,
-                                 lk_tile_product **out, leank_error *err) {
-  leank_status status = LEANK_OK;
-  for (size_t i = 0; i < w->n_shapes; i++)
-    if (w->shapes[i].n_cols == n_cols && w->shapes[i].k == k) {
-      *out = w->shapes[i].product;
-      return LEANK_OK;
-    }
-  LK_FAIL_IF(w->n_shapes == MAX_SHAPES, err, LEANK_E_UNSUPPORTED, -1,
-             "more than %d different matrix shapes in one model", MAX_SHAPES);
-  lk_tile_product *product = NULL;
-  LK_TRY(lk_tile_open(g->bf16, LK_GEMM_ROW_TILE, n_cols, k, &product, err));
-  w->shapes[w->n_shapes++] = (shape_entry){n_cols, k, product};
-  *out = product;
-cleanup:
-  return status;
-}
-
 typedef struct gemm_job {
   lk_gemm *g;
   const lk_tensor *w;
+  lk_tile_order order; /* K_N: the product with w itself */
+  size_t k, n_out;     /* columns of x and of y */
+  size_t col_tile;
   const float *bias, *x;
   float *y;
   size_t n_rows;
   bool add;
 } gemm_job;
 
+/* The worker's product for a column tile of n columns, made when first asked for. */
+static leank_status find_product(const gemm_job *job, worker *w, size_t n_cols,
+                                 lk_tile_product **out, leank_error *err) {
+  leank_status status = LEANK_OK;
+  for (size_t i = 0; i < w->n_shapes; i++) {
+    const shape_entry *s = &w->shapes[i];
+    if (s->n_cols == n_cols && s->k == job->k && s->order == job->order) {
+      *out = s->product;
+      return LEANK_OK;
+    }
+  }
+  LK_FAIL_IF(w->n_shapes == MAX_SHAPES, err, LEANK_E_UNSUPPORTED, -1,
+             "more than %d different matrix shapes in one model", MAX_SHAPES);
+  lk_tile_product *product = NULL;
+  LK_TRY(lk_tile_open(job->g->bf16, LK_GEMM_ROW_TILE, n_cols, job->k, job->order, &product, err));
+  w->shapes[w->n_shapes++] = (shape_entry){n_cols, job->k, job->order, product};
+  *out = product;
+cleanup:
+  return status;
+}
+
 /* Item: one row tile of x becomes operands; rows behind the last become zero. */
 static void convert_rows(void *ctx, size_t item, size_t thread) {
   (void)thread;
   gemm_job *job = ctx;
   lk_gemm *g = job->g;
-  const size_t k = job->w->n_cols, first = item * LK_GEMM_ROW_TILE;
+  const size_t k = job->k, first = item * LK_GEMM_ROW_TILE;
   for (size_t r = first; r < first + LK_GEMM_ROW_TILE; r++) {
     unsigned char *to = g->x + r * k * g->element_bytes;
     if (r >= job->n_rows)
@@ -164,7 +170,7 @@ static void convert_rows(void *ctx, size_t item, size_t thread) {
 
 static void store_tile(const gemm_job *job, const float *tile, size_t first_row, size_t first_col,
                        size_t n_cols) {
-  const size_t n_out = job->w->n_rows;
+  const size_t n_out = job->n_out;
   size_t n = job->n_rows - first_row;
   if (n > LK_GEMM_ROW_TILE) n = LK_GEMM_ROW_TILE;
   for (size_t r = 0; r < n; r++) {
@@ -179,22 +185,37 @@ static void store_tile(const gemm_job *job, const float *tile, size_t first_row,
   }
 }
 
+static void widen(const lk_gemm *g, lk_dtype type, const void *from, size_t n, unsigned char *to) {
+  if (g->bf16)
+    g->dequant[type]->to_bf16(from, n, (uint16_t *)(void *)to);
+  else
+    g->dequant[type]->to_f32(from, n, (float *)(void *)to);
+}
+
+/* A column tile of the result needs rows of w, or from each row of w a piece of whole blocks. */
+static void widen_tile(const gemm_job *job, size_t first_col, size_t n_cols, unsigned char *plain) {
+  const lk_tensor *w = job->w;
+  if (job->order == LK_TILE_N_K) {
+    widen(job->g, w->type, lk_tensor_row(w, first_col), n_cols * job->k, plain);
+    return;
+  }
+  const size_t piece = lk_dtype_bytes(w->type, first_col);
+  for (size_t r = 0; r < w->n_rows; r++)
+    widen(job->g, w->type, (const unsigned char *)lk_tensor_row(w, r) + piece, n_cols,
+          plain + r * n_cols * job->g->element_bytes);
+}
+
 static leank_status run_column_tile(gemm_job *job, size_t item, worker *w, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_gemm *g = job->g;
-  const size_t k = job->w->n_cols, first_col = item * LK_GEMM_COL_TILE;
-  size_t n_cols = job->w->n_rows - first_col;
-  if (n_cols > LK_GEMM_COL_TILE) n_cols = LK_GEMM_COL_TILE;
+  const size_t k = job->k, first_col = item * job->col_tile;
+  size_t n_cols = job->n_out - first_col;
+  if (n_cols > job->col_tile) n_cols = job->col_tile;
   lk_tile_product *product = NULL;
-  LK_TRY(find_product(g, w, n_cols, k, &product, err));
+  LK_TRY(find_product(job, w, n_cols, &product, err));
   LK_TRY(grow(&w->plain, &w->plain_bytes, n_cols * k * g->element_bytes, err));
   LK_TRY(grow(&w->packed, &w->packed_bytes, lk_tile_packed_bytes(product), err));
-  const lk_dequant_variant *dq = g->dequant[job->w->type];
-  const void *rows = lk_tensor_row(job->w, first_col);
-  if (g->bf16)
-    dq->to_bf16(rows, n_cols * k, (uint16_t *)(void *)w->plain);
-  else
-    dq->to_f32(rows, n_cols * k, (float *)(void *)w->plain);
+  widen_tile(job, first_col, n_cols, w->plain);
   LK_TRY(lk_tile_pack(product, w->plain, w->packed, err));
   for (size_t r = 0; r < job->n_rows; r += LK_GEMM_ROW_TILE) {
     LK_TRY(lk_tile_run(product, g->x + r * k * g->element_bytes, w->packed, w->out, err));
@@ -210,19 +231,49 @@ static void column_item(void *ctx, size_t item, size_t thread) {
   if (w->status == LEANK_OK) w->status = run_column_tile(job, item, w, &w->err);
 }
 
-leank_status lk_gemm_run(lk_gemm *g, const lk_tensor *w, const float *bias, const float *x,
-                         size_t n_rows, bool add, float *y, leank_error *err) {
-  leank_status status = lk_gemm_reserve(g, n_rows, w->n_cols, err);
+static leank_status run_job(gemm_job *job, leank_error *err) {
+  lk_gemm *g = job->g;
+  leank_status status = lk_gemm_reserve(g, job->n_rows, job->k, err);
   if (status != LEANK_OK) return status;
-  gemm_job job = {.g = g, .w = w, .bias = bias, .x = x, .y = y, .n_rows = n_rows, .add = add};
-  lk_parallel_for(g->team, padded(n_rows) / LK_GEMM_ROW_TILE, convert_rows, &job);
-  const size_t n_items = (w->n_rows + LK_GEMM_COL_TILE - 1) / LK_GEMM_COL_TILE;
+  lk_parallel_for(g->team, padded(job->n_rows) / LK_GEMM_ROW_TILE, convert_rows, job);
+  const size_t n_items = (job->n_out + job->col_tile - 1) / job->col_tile;
   for (size_t i = 0; i < g->n_threads; i++) g->workers[i].status = LEANK_OK;
-  lk_parallel_for(g->team, n_items, column_item, &job);
+  lk_parallel_for(g->team, n_items, column_item, job);
   for (size_t i = 0; i < g->n_threads; i++) {
     if (g->workers[i].status == LEANK_OK) continue;
     if (err) *err = g->workers[i].err;
     return g->workers[i].status;
   }
   return LEANK_OK;
+}
+
+leank_status lk_gemm_run(lk_gemm *g, const lk_tensor *w, const float *bias, const float *x,
+                         size_t n_rows, bool add, float *y, leank_error *err) {
+  gemm_job job = {.g = g,
+                  .w = w,
+                  .order = LK_TILE_N_K,
+                  .k = w->n_cols,
+                  .n_out = w->n_rows,
+                  .col_tile = LK_GEMM_COL_TILE,
+                  .bias = bias,
+                  .x = x,
+                  .y = y,
+                  .n_rows = n_rows,
+                  .add = add};
+  return run_job(&job, err);
+}
+
+leank_status lk_gemm_run_backward(lk_gemm *g, const lk_tensor *w, const float *dy, size_t n_rows,
+                                  bool add, float *dx, leank_error *err) {
+  gemm_job job = {.g = g,
+                  .w = w,
+                  .order = LK_TILE_K_N,
+                  .k = w->n_rows,
+                  .n_out = w->n_cols,
+                  .col_tile = LK_GEMM_BACK_TILE,
+                  .x = dy,
+                  .y = dx,
+                  .n_rows = n_rows,
+                  .add = add};
+  return run_job(&job, err);
 }

@@ -13,7 +13,9 @@
 #include "base/error.h"
 #include "base/parallel.h"
 
-enum { LK_GEMM_ROW_TILE = 64, LK_GEMM_COL_TILE = 128 };
+/* LK_GEMM_BACK_TILE is the column tile of the product with w itself: as wide as the largest block,
+ * so that it cuts none. */
+enum { LK_GEMM_ROW_TILE = 64, LK_GEMM_COL_TILE = 128, LK_GEMM_BACK_TILE = 256 };
 
 typedef struct lk_gemm lk_gemm;
 
@@ -25,7 +27,7 @@ void lk_gemm_close(lk_gemm **gemm);
 /* "gemm_bf16_onednn", "gemm_f32_onednn" or "gemm_f32_blas". */
 const char *lk_gemm_name(const lk_gemm *gemm);
 
-/* Room for rows x cols of activations; 0 rows frees it. */
+/* Room for rows x cols of operands (backward: w.n_rows columns); 0 rows frees it. */
 leank_status lk_gemm_reserve(lk_gemm *gemm, size_t n_rows, size_t n_cols, leank_error *err);
 /* Bytes of a gemm at work: operands of n_rows x n_cols, and each thread's column tile of weights.
  */
@@ -37,5 +39,8 @@ size_t lk_gemm_bytes(bool bf16, leank_cpu_level level, size_t n_threads, size_t 
  * depend on neither n_rows nor threads. */
 leank_status lk_gemm_run(lk_gemm *gemm, const lk_tensor *w, const float *bias, const float *x,
                          size_t n_rows, bool add, float *y, leank_error *err);
+/* The gradient of lk_gemm_run's x: dx[N][w.n_cols] (+)= dy[N][w.n_rows] w. Bits as there. */
+leank_status lk_gemm_run_backward(lk_gemm *gemm, const lk_tensor *w, const float *dy, size_t n_rows,
+                                  bool add, float *dx, leank_error *err);
 
 #endif

@@ -85,8 +85,8 @@ static dnnl_status_t make_reorder(lk_tile_product *p) {
   return s;
 }
 
-leank_status lk_tile_open(bool bf16, size_t n_rows, size_t n_cols, size_t k, lk_tile_product **out,
-                          leank_error *err) {
+leank_status lk_tile_open(bool bf16, size_t n_rows, size_t n_cols, size_t k, lk_tile_order order,
+                          lk_tile_product **out, leank_error *err) {
   leank_status status = LEANK_OK;
   const dnnl_data_type_t type = bf16 ? dnnl_bf16 : dnnl_f32;
   const int64_t m = (int64_t)n_rows, n = (int64_t)n_cols, kk = (int64_t)k;
@@ -100,7 +100,8 @@ leank_status lk_tile_open(bool bf16, size_t n_rows, size_t n_cols, size_t k, lk_
   if (s == dnnl_success) s = dnnl_stream_create(&p->stream, p->engine, dnnl_stream_default_flags);
   if (s == dnnl_success) s = make_matmul(p, m, n, kk, type, &pd);
   if (s == dnnl_success) s = make_memory(p, m, kk, type, dnnl_ab, &p->x);
-  if (s == dnnl_success) s = make_memory(p, kk, n, type, dnnl_ba, &p->plain);
+  if (s == dnnl_success)
+    s = make_memory(p, kk, n, type, order == LK_TILE_N_K ? dnnl_ba : dnnl_ab, &p->plain);
   if (s == dnnl_success) s = make_memory(p, m, n, dnnl_f32, dnnl_ab, &p->out);
   if (s == dnnl_success) s = make_reorder(p);
   LK_FAIL_IF(s != dnnl_success, err, s == dnnl_out_of_memory ? LEANK_E_MEMORY : LEANK_E_UNSUPPORTED,

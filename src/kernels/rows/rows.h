@@ -1,4 +1,5 @@
-/* Ops on activation rows: norm, rotary embedding, gated unit, rounding. */
+/* Ops on activation rows: norm, rotary embedding, gated unit, rounding; and the gradients of norm
+ * and gated unit. */
 #ifndef LK_KERNELS_ROWS_H
 #define LK_KERNELS_ROWS_H
 
@@ -22,6 +23,15 @@ typedef struct lk_rows_variant {
   void (*to_bf16)(const float *x, size_t n, uint16_t *y);
   /* y_i += x_i */
   void (*add)(const float *x, size_t n, float *y);
+  /* With s = (mean(x^2) + eps)^(-1/2) and dy the gradient of rms_norm's y:
+   * dx_j += s (w_j dy_j - x_j s^2 mean(dy w x)). */
+  void (*rms_norm_backward)(const float *x, const float *w, size_t n, float eps, const float *dy,
+                            float *dx);
+  /* With p = 1 / (1 + exp(-gate_i)) and dout the gradient of swiglu's out:
+   * dgate_i = dout_i up_i p (1 + gate_i (1 - p)), dup_i = dout_i gate_i p.
+   * dgate may be gate, and dup may be up. */
+  void (*swiglu_backward)(const float *gate, const float *up, const float *dout, size_t n,
+                          float *dgate, float *dup);
 } lk_rows_variant;
 
 /* Ascending level, ended by name NULL. */

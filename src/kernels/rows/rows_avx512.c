@@ -4,3 +4,4 @@
 
 #define ISA avx512
 #include "kernels/rows/rows_simd.h"
+#include "kernels/rows/rows_backward_simd.h"

@@ -4,6 +4,11 @@
 #include "base/dtype.h"
 #include "kernels/rows/rows_kernels.h"
 
+#define ROWS_REAL float
+#define ROWS_NAME(op) lk_rows_##op##_c
+#define ROWS_LINKAGE
+#include "kernels/rows/rows_backward_ref.h"
+
 void lk_rows_rms_norm_c(const float *x, const float *w, size_t n, float eps, float *y) {
   double sum = 0;
   for (size_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];

@@ -6,7 +6,8 @@
 #define VARIANT(isa, LEVEL)                                                                        \
   {                                                                                                \
     "rows_" #isa, LEVEL, lk_rows_rms_norm_##isa, lk_rows_rope_##isa, lk_rows_swiglu_##isa,         \
-        lk_rows_to_bf16_##isa, lk_rows_add_##isa                                                   \
+        lk_rows_to_bf16_##isa, lk_rows_add_##isa, lk_rows_rms_norm_backward_##isa,                 \
+        lk_rows_swiglu_backward_##isa                                                              \
   }
 
 const lk_rows_variant lk_rows_variants[] = {
@@ -15,7 +16,7 @@ const lk_rows_variant lk_rows_variants[] = {
     VARIANT(avx2, LEANK_CPU_AVX2),
     VARIANT(avx512, LEANK_CPU_AVX512),
 #endif
-    {NULL, LEANK_CPU_C, NULL, NULL, NULL, NULL, NULL},
+    {NULL, LEANK_CPU_C, NULL, NULL, NULL, NULL, NULL, NULL, NULL},
 };
 
 const lk_rows_variant *lk_rows_select(leank_cpu_level level) {
