@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli_config.h"
 #include "cli_console.h"
 
 bool cli_size_parse(const char *text, size_t *out) {
@@ -74,15 +75,49 @@ static bool list_parse(const char *text, cli_sizes *out) {
   return true;
 }
 
-static bool value_parse(const cli_option *option, const char *text) {
+/* Reachable from here, so that no tool takes them for lost. */
+typedef struct kept_text {
+  struct kept_text *next;
+  char text[];
+} kept_text;
+
+static kept_text *kept_texts;
+
+const char *cli_keep_text(const char *text, size_t n) {
+  kept_text *kept = cli_alloc(1, sizeof *kept + n + 1);
+  memcpy(kept->text, text, n);
+  kept->next = kept_texts;
+  kept_texts = kept;
+  return kept->text;
+}
+
+bool cli_texts_add(cli_texts *texts, const char *text, size_t n) {
+  if (n == 0 || texts->n == CLI_MAX_TEXTS) return false;
+  texts->values[texts->n++] = cli_keep_text(text, n);
+  return true;
+}
+
+static bool texts_parse(const char *text, cli_texts *out) {
+  for (;;) {
+    size_t length = strcspn(text, ",");
+    if (!cli_texts_add(out, text, length)) return false;
+    if (text[length] == '\0') return true;
+    text += length + 1;
+  }
+}
+
+bool cli_value_parse(const cli_option *option, const char *text) {
   switch (option->kind) {
   case CLI_FLAG: *(bool *)option->value = true; return true;
-  case CLI_TEXT: *(const char **)option->value = text; return true;
+  case CLI_TEXT:
+  case CLI_CONFIG:
+  case CLI_CONFIG_TEXT: *(const char **)option->value = text; return true;
   case CLI_SIZE: return cli_size_parse(text, option->value);
   case CLI_SEED: return seed_parse(text, option->value);
   case CLI_NUMBER: return number_parse(text, option->value);
   case CLI_CHOICE: return choice_parse(text, option->value_name, option->value);
   case CLI_LIST: return list_parse(text, option->value);
+  case CLI_TEXTS: return texts_parse(text, option->value);
   }
   return false;
 }
@@ -92,6 +127,7 @@ static void print_help(const cli_command *command) {
   for (size_t i = 0; i <= command->n_options; i++) {
     static const cli_option help = {'h', "help", CLI_FLAG, NULL, NULL, "show this text"};
     const cli_option *option = i < command->n_options ? &command->options[i] : &help;
+    if (option->kind == CLI_CONFIG_TEXT) continue;
     char left[80];
     char letter[8] = "    ";
     if (option->letter) snprintf(letter, sizeof letter, "-%c, ", option->letter);
@@ -108,6 +144,7 @@ static void print_help(const cli_command *command) {
 static const cli_option *find_long(const cli_command *command, const char *name, size_t length) {
   for (size_t i = 0; i < command->n_options; i++) {
     const char *own = command->options[i].name;
+    if (command->options[i].kind == CLI_CONFIG_TEXT) continue;
     if (strlen(own) == length && memcmp(own, name, length) == 0) return &command->options[i];
   }
   return NULL;
@@ -120,8 +157,21 @@ static const cli_option *find_letter(const cli_command *command, char letter) {
   return NULL;
 }
 
+/* Stores the value of an option; its first CLI_TEXTS take the place of what was there before. */
+static int take_value(const cli_command *command, const cli_option *option, const char *value,
+                      bool *given) {
+  bool *seen = &given[option - command->options];
+  if (option->kind == CLI_TEXTS && !*seen) ((cli_texts *)option->value)->n = 0;
+  *seen = true;
+  if (!cli_value_parse(option, value)) {
+    return cli_usage_error("option --%s: '%s' is not %s%s", option->name, value,
+                           option->kind == CLI_CHOICE ? "one of " : "a valid ", option->value_name);
+  }
+  return CLI_GO;
+}
+
 /* Reads the option at argv[*at] and, where it takes one, its value. */
-static int parse_option(const cli_command *command, int argc, char **argv, int *at) {
+static int parse_option(const cli_command *command, int argc, char **argv, int *at, bool *given) {
   const char *arg = argv[*at];
   bool is_long = arg[1] == '-';
   size_t length = is_long ? strcspn(arg + 2, "=") : 1;
@@ -134,7 +184,8 @@ static int parse_option(const cli_command *command, int argc, char **argv, int *
   }
   if (option->kind == CLI_FLAG) {
     if (*rest != '\0') return cli_usage_error("option --%s takes no value", option->name);
-    value_parse(option, NULL);
+    given[option - command->options] = true;
+    cli_value_parse(option, NULL);
     return CLI_GO;
   }
   const char *value = is_long && *rest == '=' ? rest + 1 : rest;
@@ -142,18 +193,15 @@ static int parse_option(const cli_command *command, int argc, char **argv, int *
     if (*at + 1 >= argc) return cli_usage_error("option --%s needs a value", option->name);
     value = argv[++*at];
   }
-  if (!value_parse(option, value)) {
-    return cli_usage_error("option --%s: '%s' is not %s%s", option->name, value,
-                           option->kind == CLI_CHOICE ? "one of " : "a valid ", option->value_name);
-  }
-  return CLI_GO;
+  return take_value(command, option, value, given);
 }
 
 static bool is_help(const char *arg) {
   return strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0;
 }
 
-int cli_parse(const cli_command *command, int argc, char **argv, const char **positional) {
+static int parse_arguments(const cli_command *command, int argc, char **argv,
+                           const char **positional, bool *given) {
   size_t n = 0;
   bool options_end = false;
   for (size_t i = 0; i < command->n_max; i++) positional[i] = NULL;
@@ -166,7 +214,7 @@ int cli_parse(const cli_command *command, int argc, char **argv, const char **po
     if (!options_end && strcmp(arg, "--") == 0) {
       options_end = true;
     } else if (!options_end && arg[0] == '-' && arg[1] != '\0') {
-      int code = parse_option(command, argc, argv, &at);
+      int code = parse_option(command, argc, argv, &at, given);
       if (code != CLI_GO) return code;
     } else {
       if (n == command->n_max) return cli_usage_error("unexpected argument '%s'", arg);
@@ -176,4 +224,16 @@ int cli_parse(const cli_command *command, int argc, char **argv, const char **po
   if (n < command->n_min)
     return cli_usage_error("an argument is missing; usage: %s", command->usage);
   return CLI_GO;
+}
+
+int cli_parse(const cli_command *command, int argc, char **argv, const char **positional) {
+  bool *given = cli_alloc(command->n_options, sizeof *given);
+  int code = parse_arguments(command, argc, argv, positional, given);
+  for (size_t i = 0; code == CLI_GO && i < command->n_options; i++) {
+    const cli_option *option = &command->options[i];
+    if (option->kind == CLI_CONFIG && given[i])
+      code = cli_config_apply(command, *(const char *const *)option->value, given);
+  }
+  free(given);
+  return code;
 }
