@@ -8,7 +8,6 @@
 #include "cli_console.h"
 #include "cli_engine.h"
 #include "mask_meta.h"
-#include "sample_text.h"
 
 /* Order of the words of --method. */
 typedef enum score_method {
@@ -120,9 +119,9 @@ static int read_tokens(const score_options *o, const cli_engine *engine, leank_t
       return code;
     }
   } else {
-    for (size_t i = 0; sample_text[i]; i++) {
-      cli_buffer_append(&text, sample_text[i], strlen(sample_text[i]));
-    }
+    size_t n;
+    const char *sample = leank_sample_text(&n);
+    cli_buffer_append(&text, sample, n);
   }
   leank_status status =
       leank_tokenize(engine->tokenizer, text.data, text.n, LEANK_TOKENIZE_BOS, out, n_out, &err);
@@ -202,7 +201,7 @@ static void describe(const score_options *o, const leank_model_info *model, size
   info->seed = o->seed;
   snprintf(info->method, sizeof info->method, "%s", method_names[o->method]);
   if (n_used) {
-    const char *name = base ? base + 1 : o->text ? o->text : sample_text_name;
+    const char *name = base ? base + 1 : o->text ? o->text : leank_sample_text_name();
     snprintf(info->data, sizeof info->data, "%zu tokens of %.200s", n_used, name);
   }
 }

@@ -92,6 +92,15 @@ LEANK_API leank_status leank_chat_tokenize(const leank_tokenizer *tokenizer, con
                                            size_t *n_out, leank_error *err);
 LEANK_API void leank_text_free(char **text);
 
+/* ---- a text ---- */
+
+/* Some 2,400 tokens of English prose in the public domain, paragraphs between blank lines: what is
+ * measured on and hidden in where nobody names a text. NUL-terminated; n_bytes may be NULL. Static
+ * storage. */
+LEANK_API const char *leank_sample_text(size_t *n_bytes);
+/* What it is, in a few words. */
+LEANK_API const char *leank_sample_text_name(void);
+
 /* ---- sampling ---- */
 
 typedef struct leank_sampler_options {
