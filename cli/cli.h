@@ -10,6 +10,7 @@ int cmd_run(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_mask(int argc, char **argv);
 int cmd_mask_show(int argc, char **argv);
+int cmd_mask_plot(int argc, char **argv);
 int cmd_mask_score(int argc, char **argv);
 int cmd_mask_import(int argc, char **argv);
 int cmd_mask_export(int argc, char **argv);

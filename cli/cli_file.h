@@ -1,0 +1,13 @@
+/* Files that the program writes itself. */
+#ifndef LEANK_CLI_FILE_H
+#define LEANK_CLI_FILE_H
+
+#include <stddef.h>
+
+#include "cli.h"
+
+/* Writes a temporary file beside path, then renames it: path is whole or what it was before.
+ * Complains and returns CLI_FAILURE, else CLI_GO. */
+int cli_write_file(const char *path, const char *bytes, size_t n);
+
+#endif
