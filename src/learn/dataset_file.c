@@ -1,0 +1,140 @@
+#include "learn/dataset_file.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/map.h"
+#include "formats/printable.h"
+
+/* Where a line stands, for messages. */
+typedef struct place {
+  const char *name;
+  size_t line, offset; /* line from 1; bytes before it */
+} place;
+
+static bool is_blank(const char *text, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (!strchr(" \t\r", text[i]) || text[i] == 0) return false;
+  return true;
+}
+
+static leank_status check_keys(json_t *object, const place *at, leank_error *err) {
+  static const char *const known[] = {"context", "question", "answer"};
+  const char *key;
+  json_t *value;
+  leank_status status = LEANK_OK;
+  for (size_t i = 0; i < 3; i++) {
+    value = json_object_get(object, known[i]);
+    LK_FAIL_IF(!value, err, LEANK_E_FORMAT, at->offset, "%s:%zu: no \"%s\"", at->name, at->line,
+               known[i]);
+    LK_FAIL_IF(!json_is_string(value), err, LEANK_E_FORMAT, at->offset,
+               "%s:%zu: \"%s\" is not a string", at->name, at->line, known[i]);
+    LK_FAIL_IF(json_string_length(value) == 0, err, LEANK_E_FORMAT, at->offset,
+               "%s:%zu: \"%s\" is empty", at->name, at->line, known[i]);
+  }
+  json_object_foreach(object, key, value) {
+    const bool is_known =
+        strcmp(key, known[0]) == 0 || strcmp(key, known[1]) == 0 || strcmp(key, known[2]) == 0;
+    LK_FAIL_IF(!is_known, err, LEANK_E_FORMAT, at->offset, "%s:%zu: unknown key \"%s\"", at->name,
+               at->line, lk_printable(key, strlen(key)).text);
+  }
+cleanup:
+  return status;
+}
+
+/* Room for one more, which is all NULL. */
+static lk_example *add_example(lk_examples *e) {
+  if (e->n == e->room) {
+    const size_t room = e->room ? 2 * e->room : 16;
+    lk_example *more = lk_realloc(e->items, LK_MEM_OTHER, e->n, room, sizeof *more);
+    if (!more) return NULL;
+    e->items = more;
+    e->room = room;
+  }
+  return &e->items[e->n++];
+}
+
+static leank_status take_example(const json_t *object, const place *at, lk_examples *out,
+                                 leank_error *err) {
+  const char *context = json_string_value(json_object_get(object, "context"));
+  lk_example *e = add_example(out);
+  if (!e) return lk_fail(err, LEANK_E_MEMORY, -1, "%s:%zu: out of memory", at->name, at->line);
+  const lk_example *before = out->n > 1 ? e - 1 : NULL;
+  *e = (lk_example){.line = at->line};
+  e->context =
+      before && strcmp(before->context, context) == 0 ? before->context : lk_strdup(context);
+  e->question = lk_strdup(json_string_value(json_object_get(object, "question")));
+  e->answer = lk_strdup(json_string_value(json_object_get(object, "answer")));
+  if (!e->context || !e->question || !e->answer)
+    return lk_fail(err, LEANK_E_MEMORY, -1, "%s:%zu: out of memory", at->name, at->line);
+  return LEANK_OK;
+}
+
+static leank_status read_line(const char *text, size_t n, const place *at, lk_examples *out,
+                              leank_error *err) {
+  leank_status status = LEANK_OK;
+  json_t *object = NULL;
+  json_error_t why;
+  LK_FAIL_IF(n > LK_MAX_EXAMPLE_LINE_BYTES, err, LEANK_E_FORMAT, at->offset,
+             "%s:%zu: a line of %zu bytes, more than the %d allowed", at->name, at->line, n,
+             LK_MAX_EXAMPLE_LINE_BYTES);
+  LK_FAIL_IF(out->n >= LK_MAX_EXAMPLES, err, LEANK_E_FORMAT, at->offset,
+             "%s:%zu: more than the %d examples allowed", at->name, at->line, LK_MAX_EXAMPLES);
+  object = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
+  LK_FAIL_IF(!object && json_error_code(&why) == json_error_out_of_memory, err, LEANK_E_MEMORY, -1,
+             "%s:%zu: out of memory", at->name, at->line);
+  LK_FAIL_IF(!object, err, LEANK_E_FORMAT, at->offset, "%s:%zu: %s", at->name, at->line,
+             lk_printable(why.text, strlen(why.text)).text);
+  LK_FAIL_IF(!json_is_object(object), err, LEANK_E_FORMAT, at->offset, "%s:%zu: not an object",
+             at->name, at->line);
+  LK_TRY(check_keys(object, at, err));
+  LK_TRY(take_example(object, at, out, err));
+cleanup:
+  json_decref(object);
+  return status;
+}
+
+leank_status lk_examples_read(const void *bytes, size_t n_bytes, const char *name, lk_examples *out,
+                              leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_examples examples = {0};
+  const char *text = bytes;
+  place at = {name, 1, 0};
+  LK_FAIL_IF(n_bytes > LK_MAX_EXAMPLES_BYTES, err, LEANK_E_FORMAT, -1,
+             "%s: %zu bytes, more than the %d allowed", name, n_bytes, LK_MAX_EXAMPLES_BYTES);
+  for (; at.offset < n_bytes; at.line++) {
+    const char *begin = text + at.offset;
+    const char *end = memchr(begin, '\n', n_bytes - at.offset);
+    const size_t n = end ? (size_t)(end - begin) : n_bytes - at.offset;
+    if (!is_blank(begin, n)) LK_TRY(read_line(begin, n, &at, &examples, err));
+    at.offset += n + 1;
+  }
+  LK_FAIL_IF(examples.n == 0, err, LEANK_E_FORMAT, -1, "%s: no examples", name);
+  *out = examples;
+  examples = (lk_examples){0};
+cleanup:
+  lk_examples_close(&examples);
+  return status;
+}
+
+leank_status lk_examples_open(const char *path, lk_examples *out, leank_error *err) {
+  lk_map map = {0};
+  leank_status status = lk_map_open(path, &map, err);
+  if (status == LEANK_OK) status = lk_examples_read(map.data, map.n_bytes, path, out, err);
+  lk_map_close(&map);
+  return status;
+}
+
+void lk_examples_close(lk_examples *examples) {
+  for (size_t i = 0; i < examples->n; i++) {
+    lk_example *e = &examples->items[i];
+    if (i + 1 == examples->n || examples->items[i + 1].context != e->context)
+      lk_free((char *)e->context);
+    lk_free((char *)e->question);
+    lk_free((char *)e->answer);
+  }
+  lk_free(examples->items);
+  *examples = (lk_examples){0};
+}
