@@ -16,5 +16,7 @@ int cmd_mask_import(int argc, char **argv);
 int cmd_mask_export(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_learn(int argc, char **argv);
+int cmd_mask_compare(int argc, char **argv);
 
 #endif

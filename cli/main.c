@@ -16,6 +16,7 @@ typedef struct command_entry {
 static const command_entry commands[] = {
     {"run", cmd_run, "generate text, chat, or compare dense with LeanK"},
     {"info", cmd_info, "what a model is, and the memory plan of its cache"},
+    {"learn", cmd_learn, "learn which K channels a model needs: a mask"},
     {"mask", cmd_mask, "show, plot, make, import and export masks"},
     {"tokenize", cmd_tokenize, "text to tokens and back"},
     {"bench", cmd_bench, "measure prefill and decode"},

@@ -192,13 +192,15 @@ typedef struct leank_mask_report {
 
 typedef struct leank_compare_options {
   size_t struct_size;
-  size_t n_threads;
+  size_t n_sink, n_recent; /* SIZE_MAX = as each mask says */
+  size_t n_threads;        /* 0 = the processors this process may use */
   leank_cpu_level cpu;
   leank_kv_type kv_type;
   size_t prefill_chunk;
-  leank_progress_fn on_progress;
+  const char *cache_folder;        /* as for learning; NULL = in memory, a context at a time */
+  leank_progress_fn on_progress;   /* units of no meaning but their share */
+  bool (*should_stop)(void *user); /* asked now and then; true: LEANK_E_INTERRUPTED. May be NULL */
   void *user;
-  const volatile int *stop; /* not 0: LEANK_E_INTERRUPTED soon; may be NULL */
 } leank_compare_options;
 
 LEANK_API void leank_compare_options_default(leank_compare_options *options);

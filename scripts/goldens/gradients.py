@@ -52,7 +52,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
 from tiny_models import write_folder
 from transformers import AutoModelForCausalLM
 
@@ -247,9 +248,9 @@ def random_mask(c, rng, empty_head):
 
 def golden(name, c, seed):
     folder = DATA / "gradients" / name
-    write_folder(folder, c, "float32", 1, seed)
+    write_folder(folder, c, "bfloat16", 1, seed)
     stored = load_file(folder / "model.safetensors")
-    w = {key: torch.from_numpy(x).double() for key, x in stored.items()}
+    w = {key: x.double() for key, x in stored.items()}
     rng = np.random.default_rng(1000 + seed)
     tokens = torch.from_numpy(rng.integers(0, c["vocab"], c["n_prompt"] + c["n_answer"]))
     # The two special heads are in different layers, and change places from case to case.

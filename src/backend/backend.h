@@ -65,6 +65,33 @@ typedef struct lk_attend_group {
   const float *mean;          /* [Hk][2][D] sums of keys and of values over those tokens, or NULL */
 } lk_attend_group;
 
+/* How the middle of a kv head is seen through channel weights w[D] (learning). x is the logit of a
+ * middle key k, kbar the mean of the middle's keys. */
+typedef enum lk_weighted_kind {
+  LK_WEIGHTED_PLAIN = 0, /* x = sum_c w_c q_c k_c / sqrt(D) */
+  LK_WEIGHTED_MEAN,      /* x = sum_c (w_c q_c k_c + (1 - w_c) q_c kbar_c) / sqrt(D) */
+  LK_WEIGHTED_ABSENT     /* the middle does not exist */
+} lk_weighted_kind;
+
+/* One layer's weights on K's channels. */
+typedef struct lk_channel_weights {
+  const float *weight;          /* [Hk][D], the model's channel order */
+  const lk_weighted_kind *kind; /* [Hk], in host memory */
+} lk_channel_weights;
+
+/* Rows of one sequence that see its middle through channel weights. Every page is wide or stage. */
+typedef struct lk_weighted_rows {
+  const lk_layer_view *view;
+  const lk_page_entry *table;
+  size_t first_row, n_rows; /* rows of q and out, at consecutive positions */
+  int64_t first_pos;        /* of first_row; the K and V of these rows are in the pages */
+  size_t middle_begin;      /* position; a multiple of P */
+  const size_t *middle_end; /* [n_rows] as each row sees it; never falls; equal to middle_begin
+                               where there is none; any position, whole pages or not */
+  const float *sums;        /* [pages of the middle + 1][Hk][2][D] as sum_pages leaves them from 0,
+                               for heads of kind MEAN (whole pages then); else NULL */
+} lk_weighted_rows;
+
 /* How many rows a product is for: few (own kernels; bits independent of the other rows) or many
  * (library GEMM in tiles of fixed size; bits independent of chunk and threads). */
 typedef enum lk_linear_kind { LK_LINEAR_FEW, LK_LINEAR_MANY } lk_linear_kind;
@@ -141,11 +168,27 @@ typedef struct lk_backend_ops {
   leank_status (*attend)(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,
                          const lk_layer_view *view, const lk_attend_group *groups, size_t n_groups,
                          const float *q, float *out, leank_error *err);
+  /* out[N][Hq][D] = attention of q[N][Hq][D] (not scaled) of the sequences' rows under the weights,
+   * lse[N][Hq] = log of the sum of exp(logit). Learning only. LEANK_E_MEMORY. */
+  leank_status (*attend_weighted)(lk_backend *be, const lk_attn_shape *shape,
+                                  const lk_channel_weights *weights, const lk_weighted_rows *rows,
+                                  size_t n_sequences, const float *q, float *out, float *lse,
+                                  leank_error *err);
+  /* From dout[N][Hq][D]: dq[N][Hq][D]; dk and dv[N][Hk][D] of the rows' own K and V as far as they
+   * are seen in full; dweight[Hk][D] += (host memory, the model's order; for heads ABSENT nothing).
+   * The order of sums depends on the arguments alone. */
+  leank_status (*attend_weighted_backward)(lk_backend *be, const lk_attn_shape *shape,
+                                           const lk_channel_weights *weights,
+                                           const lk_weighted_rows *rows, size_t n_sequences,
+                                           const float *q, const float *out, const float *lse,
+                                           const float *dout, float *dq, float *dk, float *dv,
+                                           double *dweight, leank_error *err);
   /* Adds to sum_abs[Hk][D] and sum_sq[Hk][D] over x[N][Hk][n_per][D], channels given
    * in `order`, sums in half order. Either sum may be NULL. */
   void (*head_stats)(lk_backend *be, const float *x, size_t n_rows, size_t n_kv_heads, size_t n_per,
                      size_t head_dim, leank_channel_order order, double *sum_abs, double *sum_sq);
   /* Copies between a buffer and the caller's memory, and inside buffers. */
+  void (*upload)(lk_backend *be, void *to, const void *from, size_t n_bytes);
   void (*download)(lk_backend *be, void *to, const void *from, size_t n_bytes);
   void (*copy)(lk_backend *be, void *to, const void *from, size_t n_bytes);
   void (*zero)(lk_backend *be, void *p, size_t n_bytes);
@@ -164,6 +207,8 @@ typedef struct lk_backend_options {
   size_t max_few_rows; /* most rows of a `few` attend (sequences) */
   size_t max_pages;    /* most pages of a table */
   lk_attn_shape shape;
+  bool precise_attention; /* queries and probabilities stay fp32, whatever is fastest: the gradient
+                             of a small loss is lost in their rounding */
 } lk_backend_options;
 
 leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend **out,

@@ -17,6 +17,7 @@ size_t lk_segment_v_bytes(leank_kv_type type, size_t head_dim) {
 static void cpu_close(lk_backend *be) {
   lk_cpu_backend *cpu = lk_cpu(be);
   if (!cpu) return;
+  lk_cpu_weighted_close(cpu);
   lk_cpu_attention_close(cpu);
   lk_gemm_close(&cpu->gemm);
   lk_team_close(&cpu->team);
@@ -300,7 +301,10 @@ static const lk_backend_ops cpu_ops = {
     .copy_pages = lk_cpu_copy_pages,
     .sum_pages = lk_cpu_sum_pages,
     .attend = lk_cpu_attend,
+    .attend_weighted = lk_cpu_attend_weighted,
+    .attend_weighted_backward = lk_cpu_attend_weighted_backward,
     .head_stats = lk_cpu_head_stats,
+    .upload = cpu_copy,
     .download = cpu_copy,
     .copy = cpu_copy,
     .zero = cpu_zero,
@@ -318,8 +322,9 @@ static char *join_kernel_names(const lk_cpu_backend *cpu) {
   const size_t size = 4096;
   char *names = lk_alloc(LK_MEM_OTHER, size, 1);
   if (!names) return NULL;
-  int n = snprintf(names, size, "gemm: %s\nattend: %s\npage: %s\nrows: %s\n",
-                   lk_gemm_name(cpu->gemm), cpu->attend->name, cpu->page->name, cpu->rows->name);
+  int n = snprintf(names, size, "gemm: %s\nattend: %s\nattend_backward: %s\npage: %s\nrows: %s\n",
+                   lk_gemm_name(cpu->gemm), cpu->attend->name, cpu->attend_backward->name,
+                   cpu->page->name, cpu->rows->name);
   for (int t = 0; t < LK_N_DTYPES; t++)
     n += snprintf(names + n, size - (size_t)n, "matvec %s: %s\ndequant %s: %s\n",
                   lk_dtype_name((lk_dtype)t), cpu->matvec[t]->name, lk_dtype_name((lk_dtype)t),
@@ -341,7 +346,10 @@ leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend *
   }
   cpu->rows = lk_rows_select(cpu->level);
   cpu->page = lk_page_select(options->kv_type, cpu->level);
-  cpu->attend = lk_attend_select(options->kv_type, cpu->level);
+  const leank_cpu_level fp32_level = cpu->level > LEANK_CPU_AVX512 ? LEANK_CPU_AVX512 : cpu->level;
+  cpu->attend =
+      lk_attend_select(options->kv_type, options->precise_attention ? fp32_level : cpu->level);
+  cpu->attend_backward = lk_attend_backward_select(options->kv_type, cpu->level);
   LK_TRY(lk_team_open(options->n_threads, &cpu->team, err));
   LK_TRY(lk_gemm_open(options->kv_type == LEANK_KV_BF16, cpu->level, cpu->team, &cpu->gemm, err));
   LK_TRY(lk_cpu_attention_open(cpu, err));

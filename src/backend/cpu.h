@@ -6,6 +6,7 @@
 #include "backend/gemm.h"
 #include "base/parallel.h"
 #include "kernels/attention/attend.h"
+#include "kernels/attention/attend_backward.h"
 #include "kernels/dequant/dequant.h"
 #include "kernels/matvec/matvec.h"
 #include "kernels/page/page.h"
@@ -39,11 +40,13 @@ typedef struct lk_cpu_backend {
   const lk_rows_variant *rows;
   const lk_page_variant *page;
   const lk_attend_variant *attend;
+  const lk_attend_backward_variant *attend_backward;
   size_t max_query_rows;  /* M: most query rows of one attend call */
   lk_cpu_worker *workers; /* [n_threads] */
   float *part_m, *part_l; /* decode partials [rows][Hk][chunks][G] */
   float *part_o;          /* [rows][Hk][chunks][G][D] */
   size_t max_chunks;
+  struct lk_cpu_weighted *weighted; /* of attention under channel weights, made when first needed */
   char *kernel_names;
   double n_flops; /* of products and attention so far; the calling thread's to change */
 } lk_cpu_backend;
@@ -62,6 +65,19 @@ void lk_cpu_attention_close(lk_cpu_backend *cpu);
 leank_status lk_cpu_attend(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,
                            const lk_layer_view *view, const lk_attend_group *groups,
                            size_t n_groups, const float *q, float *out, leank_error *err);
+
+/* cpu_weighted.c */
+void lk_cpu_weighted_close(lk_cpu_backend *cpu);
+leank_status lk_cpu_attend_weighted(lk_backend *be, const lk_attn_shape *shape,
+                                    const lk_channel_weights *weights, const lk_weighted_rows *rows,
+                                    size_t n_sequences, const float *q, float *out, float *lse,
+                                    leank_error *err);
+leank_status lk_cpu_attend_weighted_backward(lk_backend *be, const lk_attn_shape *shape,
+                                             const lk_channel_weights *weights,
+                                             const lk_weighted_rows *rows, size_t n_sequences,
+                                             const float *q, const float *out, const float *lse,
+                                             const float *dout, float *dq, float *dk, float *dv,
+                                             double *dweight, leank_error *err);
 
 /* cpu_pages.c */
 void lk_cpu_append(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,

@@ -95,6 +95,12 @@ static int create_beside(const char *path, char *tmp, size_t size) {
 
 leank_status lk_file_write_atomic(const char *path, const void *data, size_t n_bytes,
                                   leank_error *err) {
+  const lk_file_part part = {data, n_bytes};
+  return lk_file_write_parts(path, &part, 1, err);
+}
+
+leank_status lk_file_write_parts(const char *path, const lk_file_part *parts, size_t n_parts,
+                                 leank_error *err) {
   leank_status status = LEANK_OK;
   int fd = -1;
   const size_t size = strlen(path) + 48;
@@ -102,7 +108,10 @@ leank_status lk_file_write_atomic(const char *path, const void *data, size_t n_b
   LK_FAIL_IF(!tmp, err, LEANK_E_MEMORY, -1, "%s: out of memory", path);
   fd = create_beside(path, tmp, size);
   LK_FAIL_IF(fd < 0, err, LEANK_E_IO, -1, "%s: cannot create: %s", path, strerror(errno));
-  if (!write_all(fd, data, n_bytes) || fsync(fd) != 0)
+  bool written = true;
+  for (size_t i = 0; i < n_parts && written; i++)
+    written = write_all(fd, parts[i].data, parts[i].n_bytes);
+  if (!written || fsync(fd) != 0)
     status = lk_fail(err, LEANK_E_IO, -1, "%s: cannot write: %s", path, strerror(errno));
   if (close(fd) != 0 && status == LEANK_OK)
     status = lk_fail(err, LEANK_E_IO, -1, "%s: cannot write: %s", path, strerror(errno));

@@ -25,4 +25,12 @@ leank_status lk_file_read(const char *path, size_t max_bytes, char **out, size_t
 leank_status lk_file_write_atomic(const char *path, const void *data, size_t n_bytes,
                                   leank_error *err);
 
+/* The same for data in several places, one behind the other. */
+typedef struct lk_file_part {
+  const void *data;
+  size_t n_bytes;
+} lk_file_part;
+leank_status lk_file_write_parts(const char *path, const lk_file_part *parts, size_t n_parts,
+                                 leank_error *err);
+
 #endif

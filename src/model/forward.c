@@ -35,6 +35,7 @@ leank_status lk_forward_open(const leank_model *model, lk_backend *backend, size
     LK_FAIL_IF(!*buffers[i].buffer, err, LEANK_E_MEMORY, -1,
                "out of memory: %zu bytes for activations", n_bytes);
   }
+  fw.act = fw.gate;
   *out = fw;
 cleanup:
   if (status != LEANK_OK) lk_forward_close(&fw);
@@ -72,21 +73,32 @@ cleanup:
   return status;
 }
 
-leank_status lk_forward_finish(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
-                               size_t n_rows, leank_error *err) {
+leank_status lk_forward_attn_output(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
+                                    size_t n_rows, leank_error *err) {
+  const lk_tensor *o = &fw->model->weights.layers[layer].o;
+  return fw->backend->ops->linear(fw->backend, kind, o, NULL, fw->attn, n_rows, true, x, err);
+}
+
+leank_status lk_forward_ffn(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
+                            size_t n_rows, leank_error *err) {
   leank_status status = LEANK_OK;
   const leank_model_info *m = &fw->model->info;
   const lk_layer_weights *w = &fw->model->weights.layers[layer];
   lk_backend *be = fw->backend;
   const lk_backend_ops *ops = be->ops;
-  LK_TRY(ops->linear(be, kind, &w->o, NULL, fw->attn, n_rows, true, x, err));
   ops->rms_norm(be, x, n_rows, m->hidden, &w->ffn_norm, (float)m->norm_eps, fw->norm);
   LK_TRY(ops->linear(be, kind, &w->gate, NULL, fw->norm, n_rows, false, fw->gate, err));
   LK_TRY(ops->linear(be, kind, &w->up, NULL, fw->norm, n_rows, false, fw->up, err));
-  ops->swiglu(be, fw->gate, fw->up, n_rows * m->ffn, fw->gate);
-  LK_TRY(ops->linear(be, kind, &w->down, NULL, fw->gate, n_rows, true, x, err));
+  ops->swiglu(be, fw->gate, fw->up, n_rows * m->ffn, fw->act);
+  LK_TRY(ops->linear(be, kind, &w->down, NULL, fw->act, n_rows, true, x, err));
 cleanup:
   return status;
+}
+
+leank_status lk_forward_finish(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
+                               size_t n_rows, leank_error *err) {
+  const leank_status status = lk_forward_attn_output(fw, kind, layer, x, n_rows, err);
+  return status == LEANK_OK ? lk_forward_ffn(fw, kind, layer, x, n_rows, err) : status;
 }
 
 leank_status lk_forward_output(lk_forward *fw, lk_linear_kind kind, const float *x, size_t n_rows,

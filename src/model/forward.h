@@ -15,7 +15,8 @@ typedef struct lk_forward {
   float *q, *k, *v; /* [N][Hq][D], [N][Hk][D], [N][Hk][D] */
   float *attn;      /* [N][Hq][D] */
   float *gate, *up; /* [N][ffn] */
-  float *cos_sin;   /* [N][2][D/2] */
+  float *act;     /* [N][ffn] silu(gate) * up; gate itself unless the caller sets another buffer */
+  float *cos_sin; /* [N][2][D/2] */
 } lk_forward;
 
 leank_status lk_forward_open(const leank_model *model, lk_backend *backend, size_t n_rows,
@@ -32,7 +33,13 @@ void lk_forward_positions(lk_forward *fw, const int64_t *pos, size_t n_rows);
 /* x[N][hidden] -> q, k (rotated), v. */
 leank_status lk_forward_project(lk_forward *fw, lk_linear_kind kind, size_t layer, const float *x,
                                 size_t n_rows, leank_error *err);
-/* attn -> x += o(attn); x += mlp(x). */
+/* attn -> x += o(attn). */
+leank_status lk_forward_attn_output(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
+                                    size_t n_rows, leank_error *err);
+/* x += mlp(x). */
+leank_status lk_forward_ffn(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
+                            size_t n_rows, leank_error *err);
+/* Both: the rest of a layer behind attention. */
 leank_status lk_forward_finish(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
                                size_t n_rows, leank_error *err);
 /* x -> norm (final hidden states) and, where logits is not NULL, logits[N][V]. */

@@ -1,0 +1,215 @@
+/* leank learn: a mask by the two-stage training of LeanK. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli_console.h"
+#include "cli_report.h"
+#include "learn_report.h"
+#include "learn_settings.h"
+#include "show_data.h"
+
+typedef struct learn_options {
+  const char *out, *config, *checkpoint, *log;
+  bool fresh, no_checkpoint, json, quiet, print_config;
+  size_t show_data;
+  learn_settings settings;
+} learn_options;
+
+static int parse(int argc, char **argv, learn_options *o, const char **model) {
+  learn_settings *s = &o->settings;
+  const cli_option rows[] = {
+      {'o', "out", CLI_TEXT, &o->out, "FILE", "the mask file to write"},
+      {0, "config", CLI_CONFIG, &o->config, "FILE", "options as a JSON object; see --print-config"},
+      {0, "fingerprint", CLI_CONFIG_TEXT, &s->fingerprint, NULL, NULL},
+      {0, "preset", CLI_CHOICE, &s->preset, "default|paper", "settings to start from (default)"},
+      {0, "ratio", CLI_NUMBER, &s->ratio, "R", "share of K channels to remove (0.7)"},
+      {0, "align", CLI_SIZE, &s->align, "N",
+       "kept counts are multiples of it (32 from 128 channels a head on, else 16)"},
+      {0, "budget", CLI_CHOICE, &s->budget, "global|per-head",
+       "whether heads compete for channels (global)"},
+      {0, "exact-budget", CLI_FLAG, &s->exact_budget, NULL,
+       "search the counts closest to the ratio"},
+      {0, "lambda", CLI_NUMBER, &s->lambda, "X", "weight of mean(alpha), -1 = found (-1)"},
+      {0, "lr1", CLI_NUMBER, &s->lr1, "X", "learning rate of stage 1 (0.04)"},
+      {0, "lr2", CLI_NUMBER, &s->lr2, "X", "learning rate of stage 2 (0.004)"},
+      {0, "steps1", CLI_SIZE, &s->steps1, "N", "updates of stage 1 (150)"},
+      {0, "steps2", CLI_SIZE, &s->steps2, "N", "updates of stage 2, 0 = none (30)"},
+      {0, "batch", CLI_SIZE, &s->batch, "N", "questions of one update (4)"},
+      {0, "n-sink", CLI_SIZE, &s->n_sink, "N", "first tokens kept in full (128)"},
+      {0, "n-recent", CLI_SIZE, &s->n_recent, "N", "last tokens kept in full (768)"},
+      {0, "policy", CLI_CHOICE, &s->policy, "drop|mean", "heads that keep nothing (drop)"},
+      {0, "mean-comp", CLI_FLAG, &s->mean_compensation, NULL,
+       "the mean stands in for pruned channels"},
+      {0, "seed", CLI_SEED, &s->seed, "N", "of training data and order (1)"},
+      DATA_ROWS(s->data),
+      {0, "held-out", CLI_SIZE, &s->n_held_out, "N", "contexts held out, 0 = none (4)"},
+      {0, "held-out-tasks", CLI_TEXTS, &s->held_out_tasks, "NAMES", "their tasks (--tasks)"},
+      {0, "held-out-seed", CLI_SEED, &s->held_out_seed, "N", "their seed (1000001)"},
+      {0, "eval-every", CLI_SIZE, &s->eval_every, "N",
+       "updates between evaluations, 0 = after each stage (0)"},
+      {0, "checkpoint", CLI_TEXT, &o->checkpoint, "FILE", "where (OUT.checkpoint)"},
+      {0, "checkpoint-every", CLI_SIZE, &s->checkpoint_every, "N",
+       "updates between checkpoints (10)"},
+      {0, "no-checkpoint", CLI_FLAG, &o->no_checkpoint, NULL, "write none"},
+      {0, "fresh", CLI_FLAG, &o->fresh, NULL, "begin anew, whatever checkpoint there is"},
+      {0, "log", CLI_TEXT, &o->log, "FILE", "JSON lines (OUT.log.jsonl)"},
+      {0, "cache", CLI_TEXT, &s->cache_folder, "FOLDER",
+       "keep the K and V of contexts there, for this and later runs"},
+      {0, "cache-size", CLI_SIZE, &s->cache_size, "BYTES", "most bytes of them (no limit)"},
+      {0, "kv-type", CLI_CHOICE, &s->kv_type, "bf16|f32", "type of K and V (bf16)"},
+      {0, "prefill-chunk", CLI_SIZE, &s->prefill_chunk, "N", "rows computed together"},
+      {0, "threads", CLI_SIZE, &s->n_threads, "N", "threads (all processors)"},
+      {0, "cpu", CLI_CHOICE, &s->cpu, "best|c|avx2|avx512|avx512bf16",
+       "cap on the instruction set"},
+      {0, "show-data", CLI_SIZE, &o->show_data, "N", "print N contexts and stop"},
+      {0, "print-config", CLI_FLAG, &o->print_config, NULL, "print all settings and stop"},
+      {0, "json", CLI_FLAG, &o->json, NULL, "events as JSON lines"},
+      {'q', "quiet", CLI_FLAG, &o->quiet, NULL, "no progress"},
+  };
+  const cli_command command = {
+      .usage = "leank learn MODEL -o MASK [options]",
+      .about = "Learns which channels of K the model needs, from long prompts with answers.",
+      .details =
+          "Stage 1 lowers the weight of every channel that the answers do not miss, stage 2 "
+          "trains\n"
+          "with the rounded mask; the better of the two by held-out KL is kept. Contexts are read\n"
+          "once. Ctrl-C writes a checkpoint; the same command goes on from it.\n\n"
+          "--preset paper follows the published procedure: loss not scaled, lambda 0.06, 2000 and\n"
+          "200 updates of one question, a window that slides by token.",
+      .options = rows,
+      .n_options = sizeof rows / sizeof *rows,
+      .n_min = 1,
+      .n_max = 1,
+  };
+  int code = cli_parse(&command, argc, argv, model);
+  if (code != CLI_GO) return code;
+  if (!o->out && !o->show_data && !o->print_config) return cli_usage_error("-o is missing");
+  return CLI_GO;
+}
+
+/* OUT with an ending, unless a path was given. */
+static char *beside(const char *out, const char *ending) {
+  size_t n = strlen(out) + strlen(ending) + 1;
+  char *path = cli_alloc(n, 1);
+  snprintf(path, n, "%s%s", out, ending);
+  return path;
+}
+
+static int open_model(const char *path, bool quiet, leank_model **out) {
+  leank_model_options options;
+  leank_error err;
+  cli_progress progress = {0};
+  leank_model_options_default(&options);
+  if (!quiet) {
+    cli_progress_begin(&progress, "loading");
+    options.on_progress = cli_progress_update;
+    options.user = &progress;
+  }
+  leank_status status = leank_model_open(path, &options, out, &err);
+  if (!quiet) cli_progress_end(&progress);
+  return status == LEANK_OK ? CLI_GO : cli_fail(&err);
+}
+
+static void print_result(const learn_options *o, const learn_report *r, const leank_mask *mask) {
+  const leank_mask_info *info = leank_mask_get_info(mask);
+  const leank_learn_event *e = &r->last;
+  if (o->json) return;
+  printf("%s: %.2f %% of K channels removed (asked %.2f %%), from stage %d", o->out,
+         100 * info->ratio_reached, 100 * info->ratio_asked, e->stage);
+  if (r->eval.n_rows) printf(", held-out KL %.5f", e->kl);
+  putchar('\n');
+  if (e->flops > 0) {
+    printf("arithmetic: %.3g TFLOP; reading every context anew in each of the same updates, as the "
+           "published procedure does: %.3g TFLOP (%.1f times as much)\n",
+           1e-12 * e->flops, 1e-12 * e->reference_flops, e->reference_flops / e->flops);
+  }
+}
+
+/* Everything is learnt: the mask is written, then the checkpoint is of no more use. */
+static int finish(const learn_options *o, const char *checkpoint, const learn_report *r,
+                  const leank_mask *mask) {
+  leank_error err;
+  if (leank_mask_save(mask, o->out, &err) != LEANK_OK) {
+    cli_fail(&err);
+    if (checkpoint) cli_warn("nothing is lost: the checkpoint is in %s", checkpoint);
+    return CLI_FAILURE;
+  }
+  print_result(o, r, mask);
+  if (checkpoint) unlink(checkpoint);
+  return CLI_OK;
+}
+
+static int learn(const learn_options *o, const char *path, const leank_model *model,
+                 leank_learn_options *options) {
+  leank_learner *learner = NULL;
+  leank_mask *mask = NULL;
+  leank_error err;
+  learn_report report;
+  char *checkpoint = o->no_checkpoint ? NULL
+                                      : beside(o->checkpoint ? o->checkpoint : o->out,
+                                               o->checkpoint ? "" : ".checkpoint");
+  char *log = beside(o->log ? o->log : o->out, o->log ? "" : ".log.jsonl");
+  if (o->fresh && checkpoint && unlink(checkpoint) != 0 && errno != ENOENT) {
+    cli_warn("%s: cannot remove: %s", checkpoint, strerror(errno));
+  }
+  const bool resumes = checkpoint && access(checkpoint, F_OK) == 0;
+  if (!resumes) unlink(log);
+  int code = learn_report_open(log, o->json, o->quiet, &report);
+  options->checkpoint = checkpoint;
+  options->on_event = learn_report_event;
+  options->user = &report;
+  if (code == CLI_GO && leank_learner_open(model, options, &learner, &err) != LEANK_OK) {
+    code = cli_fail(&err);
+  }
+  if (code == CLI_GO) {
+    report.learner = learner;
+    learn_report_start(&report, learn_settings_json(options, leank_model_get_info(model)), path,
+                       resumes);
+    cli_interrupt_arm(NULL);
+    leank_status status = leank_learner_run(learner, &mask, &err);
+    cli_interrupt_disarm();
+    const int log_code = learn_report_close(&report);
+    if (status == LEANK_E_INTERRUPTED) {
+      cli_complain("interrupted; %s", checkpoint ? "the same command goes on from the checkpoint"
+                                                 : "no checkpoint was wanted");
+      code = CLI_INTERRUPTED;
+    } else if (status != LEANK_OK) {
+      code = cli_fail(&err);
+    } else {
+      code = finish(o, checkpoint, &report, mask);
+      if (code == CLI_OK && log_code != CLI_GO) code = log_code;
+    }
+  } else {
+    learn_report_close(&report);
+  }
+  leank_mask_close(&mask);
+  leank_learner_close(&learner);
+  free(checkpoint);
+  free(log);
+  return code;
+}
+
+int cmd_learn(int argc, char **argv) {
+  learn_options o = {.settings = learn_settings_default()};
+  const char *path[CLI_MAX_POSITIONALS];
+  leank_model *model = NULL;
+  leank_learn_options options;
+  int code = parse(argc, argv, &o, path);
+  if (code != CLI_GO) return code;
+  code = open_model(path[0], o.quiet, &model);
+  if (code == CLI_GO)
+    code = learn_settings_resolve(&o.settings, leank_model_get_info(model), &options);
+  if (code == CLI_GO && o.print_config) {
+    cli_json_print(learn_settings_json(&options, leank_model_get_info(model)), false);
+    code = CLI_OK;
+  } else if (code == CLI_GO && o.show_data) {
+    code = show_data(model, &options.train, o.show_data, o.json);
+  } else if (code == CLI_GO) {
+    code = learn(&o, path[0], model, &options);
+  }
+  leank_model_close(&model);
+  return code;
+}

@@ -1,0 +1,289 @@
+#include "learn/evaluate.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROWS = 64 };
+
+/* ---- scores ---- */
+
+leank_status lk_score_open(size_t max_prompts, size_t max_rows, lk_score *out, leank_error *err) {
+  lk_score s = {0};
+  s.prompts = lk_alloc(LK_MEM_OTHER, max_prompts, sizeof *s.prompts);
+  s.row_kl = lk_alloc(LK_MEM_OTHER, max_rows, sizeof *s.row_kl);
+  *out = s;
+  if (s.prompts && s.row_kl) return LEANK_OK;
+  lk_score_close(out);
+  return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory");
+}
+
+void lk_score_close(lk_score *s) {
+  lk_free(s->prompts);
+  lk_free(s->row_kl);
+  memset(s, 0, sizeof *s);
+}
+
+static int compare_floats(const void *a, const void *b) {
+  const float x = *(const float *)a, y = *(const float *)b;
+  return (x > y) - (x < y);
+}
+
+/* Standard error of the mean of n values with these sums of values and squares. */
+static double standard_error(double sum, double squares, size_t n) {
+  if (n < 2) return 0;
+  const double mean = sum / (double)n, variance = (squares - sum * mean) / (double)(n - 1);
+  return variance > 0 ? sqrt(variance / (double)n) : 0;
+}
+
+typedef double (*prompt_value)(const lk_prompt_score *p);
+static double kl_of(const lk_prompt_score *p) { return p->kl / (double)p->n_rows; }
+static double hidden_of(const lk_prompt_score *p) { return p->hidden / (double)p->n_rows; }
+static double right_of(const lk_prompt_score *p) { return p->right; }
+static double dense_right_of(const lk_prompt_score *p) { return p->dense_right; }
+static double change_of(const lk_prompt_score *p) { return (double)p->right - p->dense_right; }
+
+static double over_prompts(const lk_score *s, prompt_value value, double *se) {
+  double sum = 0, squares = 0;
+  for (size_t i = 0; i < s->n_prompts; i++) {
+    const double x = value(&s->prompts[i]);
+    sum += x;
+    squares += x * x;
+  }
+  *se = standard_error(sum, squares, s->n_prompts);
+  return s->n_prompts ? sum / (double)s->n_prompts : 0;
+}
+
+void lk_score_report(lk_score *s, leank_mask_report *out) {
+  leank_mask_report r = {.n_prompts = s->n_prompts, .n_rows = s->n_rows};
+  double agree = 0, kl = 0, hidden = 0;
+  for (size_t i = 0; i < s->n_prompts; i++) {
+    agree += (double)s->prompts[i].n_agree;
+    kl += s->prompts[i].kl;
+    hidden += s->prompts[i].hidden;
+  }
+  over_prompts(s, kl_of, &r.kl_se);
+  over_prompts(s, hidden_of, &r.hidden_se);
+  r.accuracy = over_prompts(s, right_of, &r.accuracy_se);
+  r.dense_accuracy = over_prompts(s, dense_right_of, &r.dense_accuracy_se);
+  r.accuracy_change = over_prompts(s, change_of, &r.accuracy_change_se);
+  if (s->n_rows > 0) {
+    qsort(s->row_kl, s->n_rows, sizeof *s->row_kl, compare_floats);
+    r.kl_mean = kl / (double)s->n_rows;
+    r.hidden_error = hidden / (double)s->n_rows;
+    r.top1 = agree / (double)s->n_rows;
+    r.kl_p99 = (double)s->row_kl[(s->n_rows - 1) * 99 / 100];
+  }
+  *out = r;
+}
+
+/* ---- opening ---- */
+
+leank_status lk_evaluator_open(const lk_prefill *prefill, size_t max_rows, size_t max_masks,
+                               size_t n_threads, lk_evaluator *out, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_backend *be = prefill->backend;
+  const leank_model_info *m = &prefill->model->info;
+  const size_t logits = ROWS * m->n_vocab * sizeof(float);
+  lk_evaluator e = {.prefill = prefill, .max_rows = max_rows, .max_masks = max_masks};
+  LK_TRY(lk_team_open(n_threads, &e.team, err));
+  LK_TRY(lk_answer_pass_open(prefill, max_rows, max_rows, false, &e.pass, err));
+  e.hidden = be->ops->alloc(be, LK_MEM_SCRATCH, max_masks * max_rows * m->hidden * sizeof(float));
+  e.dense_rows = be->ops->alloc(be, LK_MEM_SCRATCH, ROWS * m->hidden * sizeof(float));
+  e.dense = be->ops->alloc(be, LK_MEM_SCRATCH, logits);
+  e.masked = be->ops->alloc(be, LK_MEM_SCRATCH, logits);
+  e.p = lk_alloc(LK_MEM_SCRATCH, logits, 1);
+  LK_FAIL_IF(!e.hidden || !e.dense_rows || !e.dense || !e.masked || !e.p, err, LEANK_E_MEMORY, -1,
+             "out of memory to compare %zu masks", max_masks);
+  *out = e;
+cleanup:
+  if (status != LEANK_OK) lk_evaluator_close(&e);
+  return status;
+}
+
+void lk_evaluator_close(lk_evaluator *e) {
+  if (!e->prefill) return;
+  lk_backend *be = e->prefill->backend;
+  float *device[] = {e->hidden, e->dense_rows, e->dense, e->masked};
+  for (size_t i = 0; i < sizeof device / sizeof *device; i++)
+    if (device[i]) be->ops->free(be, device[i]);
+  lk_answer_pass_close(&e->pass);
+  lk_team_close(&e->team);
+  lk_free(e->p);
+  memset(e, 0, sizeof *e);
+}
+
+/* ---- rows of logits ---- */
+
+typedef struct rows_job {
+  size_t n_vocab;
+  float *dense, *masked, *p;
+  const float *full, *pruned; /* [n][hidden] */
+  size_t hidden;
+  size_t best_dense[ROWS], best[ROWS];
+  double kl[ROWS], error[ROWS];
+} rows_job;
+
+static size_t largest(const float *x, size_t n) {
+  size_t best = 0;
+  for (size_t i = 1; i < n; i++)
+    if (x[i] > x[best]) best = i;
+  return best;
+}
+
+static double sum_exp(const float *x, size_t n, float top) {
+  double sum = 0;
+  for (size_t i = 0; i < n; i++) sum += (double)expf(x[i] - top);
+  return sum;
+}
+
+/* Item: one row; dense logits become log p, and p beside. */
+static void dense_item(void *ctx, size_t r, size_t thread) {
+  (void)thread;
+  rows_job *job = ctx;
+  float *x = job->dense + r * job->n_vocab, *p = job->p + r * job->n_vocab;
+  job->best_dense[r] = largest(x, job->n_vocab);
+  const float top = x[job->best_dense[r]];
+  const float lse = top + (float)log(sum_exp(x, job->n_vocab, top));
+  for (size_t v = 0; v < job->n_vocab; v++) {
+    x[v] -= lse;
+    p[v] = expf(x[v]);
+  }
+}
+
+/* Item: one row; KL = sum p (log p - log q). */
+static void masked_item(void *ctx, size_t r, size_t thread) {
+  (void)thread;
+  rows_job *job = ctx;
+  const float *x = job->masked + r * job->n_vocab, *p = job->p + r * job->n_vocab;
+  const float *log_p = job->dense + r * job->n_vocab;
+  job->best[r] = largest(x, job->n_vocab);
+  const float top = x[job->best[r]];
+  const double lse = (double)top + log(sum_exp(x, job->n_vocab, top));
+  double kl = 0, mass = 0, difference = 0, square = 0;
+  for (size_t v = 0; v < job->n_vocab; v++) {
+    kl += (double)p[v] * ((double)log_p[v] - (double)x[v]);
+    mass += (double)p[v];
+  }
+  job->kl[r] = kl + mass * lse;
+  if (job->kl[r] < 0) job->kl[r] = 0; /* rounding of equal rows */
+  for (size_t c = 0; c < job->hidden; c++) {
+    const double a = job->full[r * job->hidden + c], b = job->pruned[r * job->hidden + c];
+    difference += (a - b) * (a - b);
+    square += a * a;
+  }
+  job->error[r] = square > 0 ? difference / square : 0;
+}
+
+/* ---- a batch of answers ---- */
+
+/* Where the answer row `row` of a batch belongs. */
+typedef struct row_place {
+  const lk_answer *answer;
+  size_t prompt, at; /* number in the batch; row of the answer */
+} row_place;
+
+static row_place place_of(lk_answer *const *answers, size_t row) {
+  size_t i = 0;
+  for (; row >= answers[i]->n_rows; i++) row -= answers[i]->n_rows;
+  return (row_place){answers[i], i, row};
+}
+
+static void add_row(const rows_job *job, size_t r, row_place place, lk_score *score,
+                    size_t first_prompt) {
+  const leank_question *q = place.answer->question;
+  lk_prompt_score *p = &score->prompts[first_prompt + place.prompt];
+  p->n_rows++;
+  p->n_agree += job->best[r] == job->best_dense[r];
+  p->kl += job->kl[r];
+  p->hidden += job->error[r];
+  score->row_kl[score->n_rows++] = (float)job->kl[r];
+  if (place.at + 1 >= q->n_text) return; /* what ends the turn is not the answer's text */
+  const size_t want = (size_t)q->answer[place.at + 1];
+  p->right = p->right && job->best[r] == want;
+  p->dense_right = p->dense_right && job->best_dense[r] == want;
+}
+
+static leank_status logits_of(lk_evaluator *e, const float *hidden, size_t n, float *logits,
+                              leank_error *err) {
+  lk_backend *be = e->prefill->backend;
+  return be->ops->linear(be, LK_LINEAR_MANY, &e->prefill->model->weights.output, NULL, hidden, n,
+                         false, logits, err);
+}
+
+/* Rows [row, row + n) of the batch, all masks. */
+static leank_status score_rows(lk_evaluator *e, lk_answer *const *answers, size_t row, size_t n,
+                               size_t n_masks, lk_score *scores, const size_t *first_prompt,
+                               leank_error *err) {
+  leank_status status = LEANK_OK;
+  const leank_model_info *m = &e->prefill->model->info;
+  rows_job job = {.n_vocab = m->n_vocab,
+                  .dense = e->dense,
+                  .masked = e->masked,
+                  .p = e->p,
+                  .full = e->dense_rows,
+                  .hidden = m->hidden};
+  for (size_t r = 0; r < n; r++) {
+    const row_place at = place_of(answers, row + r);
+    memcpy(e->dense_rows + r * m->hidden, at.answer->hidden + at.at * m->hidden,
+           m->hidden * sizeof(float));
+  }
+  LK_TRY(logits_of(e, e->dense_rows, n, e->dense, err));
+  lk_parallel_for(e->team, n, dense_item, &job);
+  for (size_t i = 0; i < n_masks; i++) {
+    job.pruned = e->hidden + (i * e->max_rows + row) * m->hidden;
+    LK_TRY(logits_of(e, job.pruned, n, e->masked, err));
+    lk_parallel_for(e->team, n, masked_item, &job);
+    for (size_t r = 0; r < n; r++)
+      add_row(&job, r, place_of(answers, row + r), &scores[i], first_prompt[i]);
+  }
+cleanup:
+  return status;
+}
+
+static void begin_prompts(lk_score *score, lk_answer *const *answers, size_t n_answers) {
+  for (size_t i = 0; i < n_answers; i++) {
+    const bool right = answers[i]->first_right;
+    score->prompts[score->n_prompts++] = (lk_prompt_score){.right = right, .dense_right = right};
+  }
+}
+
+static leank_status evaluate_batch(lk_evaluator *e, lk_answer *const *answers, size_t n_answers,
+                                   const lk_seen *seen, size_t n_masks, lk_stop stop,
+                                   lk_score *scores, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_backend *be = e->prefill->backend;
+  const size_t hidden = e->prefill->model->info.hidden;
+  size_t *first = lk_alloc(LK_MEM_OTHER, n_masks, sizeof *first);
+  LK_FAIL_IF(!first, err, LEANK_E_MEMORY, -1, "out of memory");
+  for (size_t i = 0; i < n_masks; i++) {
+    LK_FAIL_IF(lk_stopped(stop), err, LEANK_E_INTERRUPTED, -1, "interrupted");
+    LK_TRY(lk_answer_forward(&e->pass, answers, n_answers, &seen[i], err));
+    be->ops->copy(be, e->hidden + i * e->max_rows * hidden, e->pass.forward.norm,
+                  e->pass.n_rows * hidden * sizeof(float));
+    first[i] = scores[i].n_prompts;
+    begin_prompts(&scores[i], answers, n_answers);
+  }
+  for (size_t row = 0; row < e->pass.n_rows; row += ROWS) {
+    const size_t left = e->pass.n_rows - row, n = left < ROWS ? left : ROWS;
+    LK_FAIL_IF(lk_stopped(stop), err, LEANK_E_INTERRUPTED, -1, "interrupted");
+    LK_TRY(score_rows(e, answers, row, n, n_masks, scores, first, err));
+  }
+cleanup:
+  lk_free(first);
+  return status;
+}
+
+leank_status lk_evaluate(lk_evaluator *e, lk_answer *const *answers, size_t n_answers,
+                         const lk_seen *seen, size_t n_masks, lk_stop stop, lk_score *scores,
+                         leank_error *err) {
+  for (size_t i = 0, end; i < n_answers; i = end) {
+    size_t n_rows = answers[i]->n_rows;
+    for (end = i + 1; end < n_answers && n_rows + answers[end]->n_rows <= e->max_rows; end++)
+      n_rows += answers[end]->n_rows;
+    const leank_status status =
+        evaluate_batch(e, answers + i, end - i, seen, n_masks, stop, scores, err);
+    if (status != LEANK_OK) return status;
+  }
+  return LEANK_OK;
+}

@@ -1,0 +1,96 @@
+#include "learn/kv_file.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/hash.h"
+#include "base/map.h"
+
+enum { HEADER_BYTES = 4096, VERSION = 1 };
+
+typedef struct header {
+  char magic[8];
+  uint64_t version, key, block_bytes, checksum;
+} header;
+
+static const char MAGIC[8] = "LEANK-KV";
+
+static uint64_t hash_tokens(uint64_t h, const leank_token *tokens, size_t n) {
+  const uint64_t count = n;
+  return lk_hash(lk_hash(h, &count, sizeof count), tokens, n * sizeof *tokens);
+}
+
+uint64_t lk_kv_file_key(const leank_model *model, const lk_backend *backend, leank_kv_type kv_type,
+                        const leank_context *context) {
+  const uint64_t sizes[] = {VERSION, (uint64_t)kv_type, context->n_questions};
+  const char *kernels = backend->ops->kernels(backend);
+  uint64_t h = lk_hash(LK_HASH_START, sizes, sizeof sizes);
+  h = lk_hash(h, model->info.fingerprint, strlen(model->info.fingerprint));
+  h = lk_hash(h, kernels, strlen(kernels));
+  h = hash_tokens(h, context->tokens, context->n_tokens);
+  for (size_t i = 0; i < context->n_questions; i++) {
+    h = hash_tokens(h, context->questions[i].prompt, context->questions[i].n_prompt);
+    h = hash_tokens(h, context->questions[i].answer, context->questions[i].n_answer);
+  }
+  return h;
+}
+
+/* "FOLDER/<key>.kv"; freed by the caller. */
+static char *file_path(const char *folder, uint64_t key) {
+  const size_t size = strlen(folder) + 24;
+  char *path = lk_alloc(LK_MEM_OTHER, size, 1);
+  if (path) snprintf(path, size, "%s/%016" PRIx64 ".kv", folder, key);
+  return path;
+}
+
+static header make_header(uint64_t key, const unsigned char *block, size_t block_bytes) {
+  header h = {.version = VERSION, .key = key, .block_bytes = block_bytes};
+  memcpy(h.magic, MAGIC, sizeof h.magic);
+  h.checksum = lk_hash(key, block, block_bytes);
+  return h;
+}
+
+unsigned char *lk_kv_file_map(const char *folder, uint64_t key, size_t block_bytes, void **mapping,
+                              size_t *mapping_bytes) {
+  char *path = file_path(folder, key);
+  const int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+  struct stat st;
+  const size_t total = HEADER_BYTES + block_bytes;
+  void *p = MAP_FAILED;
+  if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (size_t)st.st_size == total)
+    p = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+  if (fd >= 0) close(fd);
+  lk_free(path);
+  if (p == MAP_FAILED) return NULL;
+  const header want = make_header(key, (unsigned char *)p + HEADER_BYTES, block_bytes);
+  if (memcmp(p, &want, sizeof want) != 0) {
+    munmap(p, total);
+    return NULL;
+  }
+  *mapping = p;
+  *mapping_bytes = total;
+  return (unsigned char *)p + HEADER_BYTES;
+}
+
+void lk_kv_file_unmap(void *mapping, size_t mapping_bytes) { munmap(mapping, mapping_bytes); }
+
+leank_status lk_kv_file_write(const char *folder, uint64_t key, const unsigned char *block,
+                              size_t block_bytes, leank_error *err) {
+  leank_status status = LEANK_OK;
+  char *path = file_path(folder, key);
+  unsigned char *head = lk_alloc(LK_MEM_OTHER, HEADER_BYTES, 1);
+  LK_FAIL_IF(!path || !head, err, LEANK_E_MEMORY, -1, "out of memory");
+  const header h = make_header(key, block, block_bytes);
+  memcpy(head, &h, sizeof h);
+  const lk_file_part parts[] = {{head, HEADER_BYTES}, {block, block_bytes}};
+  LK_TRY(lk_file_write_parts(path, parts, 2, err));
+cleanup:
+  lk_free(path);
+  lk_free(head);
+  return status;
+}

@@ -1,0 +1,23 @@
+/* Files of the cache folder: the block of a context that was read (prefill.h), to be mapped.
+ * 4096 bytes of header (magic, key, size, checksum), then the block. */
+#ifndef LK_LEARN_KV_FILE_H
+#define LK_LEARN_KV_FILE_H
+
+#include <leank/learn.h>
+
+#include "backend/backend.h"
+#include "model/model.h"
+
+/* A number for all that decides what is in a block: model, cache type, kernels, tokens. */
+uint64_t lk_kv_file_key(const leank_model *model, const lk_backend *backend, leank_kv_type kv_type,
+                        const leank_context *context);
+/* Maps the file of that key, for reading and for private changes; NULL where there is none, or one
+ * that is not whole. */
+unsigned char *lk_kv_file_map(const char *folder, uint64_t key, size_t block_bytes, void **mapping,
+                              size_t *mapping_bytes);
+void lk_kv_file_unmap(void *mapping, size_t mapping_bytes);
+/* LEANK_E_IO, LEANK_E_MEMORY. */
+leank_status lk_kv_file_write(const char *folder, uint64_t key, const unsigned char *block,
+                              size_t block_bytes, leank_error *err);
+
+#endif

@@ -1,0 +1,245 @@
+/* The gradient of the learning objective to every channel weight against PyTorch's autograd in
+ * float64 (scripts/goldens/gradients.py): both stages, through every layer, for several groups,
+ * head sizes and middles that grow while the answer is read. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "formats/safetensors.h"
+#include "learn/answer_pass.h"
+#include "learn/seen_mask.h"
+#include "support/subject.h"
+
+static const char *const cases[] = {"g1-d64",  "g2-d64-mean", "g3-d64", "g4-d128",
+                                    "g6-d128", "g7-d128",     "g7-d64"};
+enum { N_CASES = sizeof cases / sizeof *cases };
+
+/* ---- the golden file ---- */
+
+typedef struct golden {
+  lk_safetensors *file;
+  const int32_t *tokens;
+  size_t n_prompt, n_answer, n_sink, n_recent;
+  bool mean_compensation;
+  const float *alpha;
+  const uint8_t *mask;
+  double mean_square;
+} golden;
+
+static const void *tensor(const golden *g, const char *name) {
+  const lk_st_tensor *t = lk_safetensors_find(g->file, name);
+  if (!t) fail_msg("no tensor %s", name);
+  return t->data;
+}
+
+static double number(const golden *g, const char *name) {
+  double x;
+  memcpy(&x, tensor(g, name), sizeof x);
+  return x;
+}
+
+static golden golden_open(const char *name) {
+  char path[512];
+  leank_error err;
+  golden g = {0};
+  snprintf(path, sizeof path, "%s/golden/gradients-%s.safetensors", LEANK_TEST_DATA, name);
+  lk_assert_ok(lk_safetensors_open(path, &g.file, &err), &err);
+  const int32_t *sizes = tensor(&g, "sizes"), *mean = tensor(&g, "mean_compensation");
+  g.tokens = tensor(&g, "tokens");
+  g.n_prompt = (size_t)sizes[0];
+  g.n_answer = (size_t)sizes[1];
+  g.n_sink = (size_t)sizes[2];
+  g.n_recent = (size_t)sizes[3];
+  g.mean_compensation = mean[0] != 0;
+  g.alpha = tensor(&g, "alpha");
+  g.mask = tensor(&g, "mask");
+  g.mean_square = number(&g, "mean_square");
+  return g;
+}
+
+/* ---- the library's side ---- */
+
+typedef struct subject {
+  golden golden;
+  leank_model *model;
+  lk_backend *backend;
+  lk_prefill prefill;
+  lk_answer_pass pass;
+  lk_seen_mask seen;
+  leank_question question;
+  leank_context context;
+  leank_token *tokens;
+  size_t n_params, n_hidden; /* L * Hk * D; answer rows * hidden */
+  lk_answer *answer;
+} subject;
+
+/* The prompt but its last token is the context; the answer's last token is no input, so one is put
+ * behind that nobody reads. */
+static void make_context(subject *s) {
+  const golden *g = &s->golden;
+  const size_t n = g->n_prompt + g->n_answer;
+  s->tokens = test_calloc(n + 1, sizeof *s->tokens);
+  for (size_t i = 0; i < n; i++) s->tokens[i] = g->tokens[i];
+  s->question = (leank_question){.text = "",
+                                 .answer_text = "",
+                                 .prompt = s->tokens + g->n_prompt - 1,
+                                 .n_prompt = 1,
+                                 .answer = s->tokens + g->n_prompt,
+                                 .n_answer = g->n_answer + 1,
+                                 .n_text = g->n_answer + 1};
+  s->context = (leank_context){.tokens = s->tokens,
+                               .n_tokens = g->n_prompt - 1,
+                               .questions = &s->question,
+                               .n_questions = 1};
+}
+
+static void subject_open(subject *s, const char *name, leank_kv_type type, size_t n_threads) {
+  char path[512];
+  leank_error err;
+  memset(s, 0, sizeof *s);
+  s->golden = golden_open(name);
+  snprintf(path, sizeof path, "%s/gradients/%s", LEANK_TEST_DATA, name);
+  lk_assert_ok(leank_model_open(path, NULL, &s->model, &err), &err);
+  make_context(s);
+  const leank_model_info *m = leank_model_get_info(s->model);
+  const lk_contexts contexts = {&s->context, 1};
+  const lk_backend_options options = {
+      .kv_type = type,
+      .n_threads = n_threads,
+      .cpu = lk_test_cpu(),
+      .max_few_rows = 1,
+      .max_pages = lk_prefill_max_pages(contexts),
+      .shape = {.n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim},
+      .precise_attention = true};
+  const lk_prefill_options prefill = {.chunk = 128};
+  lk_assert_ok(lk_backend_open_cpu(&options, &s->backend, &err), &err);
+  lk_assert_ok(lk_prefill_open(s->model, s->backend, type, contexts, &s->prefill, &err), &err);
+  lk_assert_ok(lk_prefill_read(&s->prefill, 0, &prefill, &err), &err);
+  s->answer = &s->prefill.contexts[0].answers[0];
+  lk_assert_ok(lk_answer_pass_open(&s->prefill, s->answer->n_rows, 1, true, &s->pass, &err), &err);
+  lk_assert_ok(lk_seen_mask_open(m, s->backend, &s->seen, &err), &err);
+  s->n_params = m->n_layers * m->n_kv_heads * m->head_dim;
+  s->n_hidden = s->answer->n_rows * m->hidden;
+  assert_int_equal(s->answer->n_rows, s->golden.n_answer);
+}
+
+static void subject_close(subject *s) {
+  lk_seen_mask_close(&s->seen);
+  lk_answer_pass_close(&s->pass);
+  lk_prefill_close(&s->prefill);
+  s->backend->ops->close(s->backend);
+  leank_model_close(&s->model);
+  lk_safetensors_close(&s->golden.file);
+  test_free(s->tokens);
+}
+
+/* Loss and gradient[n_params] in half order, of the plain objective, for what s->seen says. */
+static double gradient_of(subject *s, double *gradient) {
+  leank_error err;
+  const leank_model_info *m = leank_model_get_info(s->model);
+  const lk_seen seen =
+      lk_seen_of(&s->seen, (lk_split){s->golden.n_sink, s->golden.n_recent, LEANK_PAGE_TOKENS});
+  float *dhidden = test_calloc(s->n_hidden, sizeof *dhidden);
+  double *dweight = test_calloc(s->n_params, sizeof *dweight), loss = 0;
+  lk_assert_ok(lk_answer_forward(&s->pass, &s->answer, 1, &seen, &err), &err);
+  for (size_t i = 0; i < s->n_hidden; i++) {
+    const double d = (double)s->pass.forward.norm[i] - (double)s->answer->hidden[i];
+    loss += d * d / (double)s->n_hidden;
+    dhidden[i] = (float)(2 * d / (double)s->n_hidden);
+  }
+  lk_assert_ok(lk_answer_backward(&s->pass, dhidden, dweight, &err), &err);
+  for (size_t i = 0; i < s->n_params; i++)
+    gradient[i] = dweight[i / m->head_dim * m->head_dim +
+                          lk_channel_from_half(m->order, m->head_dim, i % m->head_dim)];
+  test_free(dhidden);
+  test_free(dweight);
+  return loss;
+}
+
+static double relative_error(const double *got, const double *want, size_t n) {
+  double difference = 0, square = 0;
+  for (size_t i = 0; i < n; i++) {
+    difference += (got[i] - want[i]) * (got[i] - want[i]);
+    square += want[i] * want[i];
+  }
+  return sqrt(difference / square);
+}
+
+/* The largest error of an element, over the largest element. */
+static double worst_error(const double *got, const double *want, size_t n) {
+  double worst = 0, largest = 0;
+  for (size_t i = 0; i < n; i++) {
+    worst = fmax(worst, fabs(got[i] - want[i]));
+    largest = fmax(largest, fabs(want[i]));
+  }
+  return worst / largest;
+}
+
+static void check_gradient(subject *s, const char *name, const char *what, const char *loss_name,
+                           double tolerance) {
+  double *got = test_calloc(s->n_params, sizeof *got);
+  const double *want = tensor(&s->golden, what);
+  const double loss = gradient_of(s, got), wanted_loss = number(&s->golden, loss_name);
+  const double error = relative_error(got, want, s->n_params);
+  const double worst = worst_error(got, want, s->n_params);
+  printf("%-12s %-10s relative error %.1e, worst element %.1e, loss %.1e\n", name, what, error,
+         worst, fabs(loss / wanted_loss - 1));
+  if (!(error < tolerance) || !(worst < 2 * tolerance))
+    fail_msg("%s, %s: relative error %g, worst %g, more than %g", name, what, error, worst,
+             tolerance);
+  assert_true(fabs(loss / wanted_loss - 1) < tolerance);
+  test_free(got);
+}
+
+static void check_case(const char *name, leank_kv_type type, double tolerance) {
+  subject s;
+  subject_open(&s, name, type, 2);
+  const bool mean = s.golden.mean_compensation;
+  lk_seen_mask_set_alpha(&s.seen, s.golden.alpha, mean);
+  check_gradient(&s, name, "gradient", "loss", tolerance);
+  lk_seen_mask_set_kept(&s.seen, s.golden.mask, LEANK_POLICY_DROP, mean, false);
+  check_gradient(&s, name, "gradient2", "loss2", tolerance);
+  subject_close(&s);
+}
+
+static void fp32_agrees_with_autograd(void **state) {
+  (void)state;
+  for (size_t i = 0; i < N_CASES; i++) check_case(cases[i], LEANK_KV_F32, 1e-3);
+}
+
+static void bf16_agrees_with_autograd(void **state) {
+  (void)state;
+  for (size_t i = 0; i < N_CASES; i++) check_case(cases[i], LEANK_KV_BF16, 2e-2);
+}
+
+/* Threads change nothing, bit for bit. */
+static void threads_do_not_matter(void **state) {
+  (void)state;
+  subject one, three;
+  subject_open(&one, "g7-d64", LEANK_KV_BF16, 1);
+  subject_open(&three, "g7-d64", LEANK_KV_BF16, 3);
+  double *a = test_calloc(one.n_params, sizeof *a), *b = test_calloc(one.n_params, sizeof *b);
+  lk_seen_mask_set_alpha(&one.seen, one.golden.alpha, false);
+  lk_seen_mask_set_alpha(&three.seen, three.golden.alpha, false);
+  assert_true(gradient_of(&one, a) == gradient_of(&three, b));
+  assert_memory_equal(a, b, one.n_params * sizeof *a);
+  test_free(a);
+  test_free(b);
+  subject_close(&one);
+  subject_close(&three);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(fp32_agrees_with_autograd),
+      cmocka_unit_test(bf16_agrees_with_autograd),
+      cmocka_unit_test(threads_do_not_matter),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
