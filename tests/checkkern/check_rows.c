@@ -110,10 +110,80 @@ static void check_swiglu(checkkern *ck, const lk_rows_variant *v, size_t n, doub
   free_row(gate_out, n, front), free_row(up_out, n, front);
 }
 
+/* A sum of n products of three takes at most n / 8 + 26 roundings. s has half of those, of its
+ * squares, and 4 more; its cube has three times as many. The other steps of each term take at most
+ * 8. `spread` is |x_j| mean|dy w x|. */
+static double norm_gradient_bound(size_t n, double s, double across, double along, double spread) {
+  const double of_sum = U * ((double)n / 8 + 26), of_s = of_sum / 2 + 4 * U;
+  return fabs(across) * (of_s + 4 * U) + fabs(along) * (3 * of_s + 8 * U) +
+         s * s * s * spread * of_sum + 4 * TINY * (1 + s);
+}
+
+static void check_rms_norm_backward(checkkern *ck, const lk_rows_variant *v, size_t n, bool front,
+                                    lk_rng *rng) {
+  const float eps = lk_rng_u64(rng) & 1 ? 1e-5f : 1e-6f;
+  float *x = random_row(n, pow(10, 4 * uniform(rng)), front, rng);
+  float *w = random_row(n, 2, front, rng), *dy = random_row(n, 3, front, rng);
+  float *dx = random_row(n, 1, front, rng), *old = copy_row(dx, n, front);
+  double squares = 0, products = 0, magnitude = 0;
+  for (size_t i = 0; i < n; i++) {
+    const double p = (double)dy[i] * (double)w[i] * (double)x[i];
+    squares += (double)x[i] * (double)x[i];
+    products += p, magnitude += fabs(p);
+  }
+  v->rms_norm_backward(x, w, n, eps, dy, dx);
+  const double s = 1 / sqrt(squares / (double)n + (double)eps);
+  for (size_t i = 0; i < n; i++) {
+    const double across = s * (double)w[i] * (double)dy[i];
+    const double along = s * s * s * (double)x[i] * products / (double)n;
+    const double spread = fabs((double)x[i]) * magnitude / (double)n;
+    const double want = (double)old[i] + across - along;
+    const double bound =
+        norm_gradient_bound(n, s, across, along, spread) * (1 + U) + 2 * U * fabs(want);
+    checkkern_expect(ck, near((double)dx[i], want, bound), v->name,
+                     "rms_norm_backward dx[%zu] of %zu is %.9g, not %.9g +- %.3g", i, n,
+                     (double)dx[i], want, bound);
+  }
+  free_row(x, n, front), free_row(w, n, front), free_row(dy, n, front);
+  free_row(dx, n, front), free_row(old, n, front);
+}
+
+/* p and 1 - p each to 8 u (see swiglu_ok); 1 + g (1 - p) may cancel, so its error is measured by
+ * its terms. Four more roundings follow. */
+static bool swiglu_gradients_ok(float dgate, float dup, float gate, float up, float dout) {
+  const double g = (double)gate, u = (double)up, d = (double)dout;
+  const double e = exp(-fabs(g)), p = (g < 0 ? e : 1) / (1 + e), rest = (g < 0 ? 1 : e) / (1 + e);
+  const double lost = 2 * TINY * ((fabs(g) + 2) * (fabs(u * d) + fabs(d)) + 1);
+  const double want_gate = p * (1 + g * rest) * u * d, want_up = g * p * d;
+  const double bound = U * (12 * fabs(want_gate) + 10 * fabs(p * g * rest * u * d));
+  return near((double)dgate, want_gate, bound + lost) &&
+         near((double)dup, want_up, 11 * U * fabs(want_up) + lost);
+}
+
+static void check_swiglu_backward(checkkern *ck, const lk_rows_variant *v, size_t n,
+                                  double magnitude, bool front, lk_rng *rng) {
+  float *gate = random_row(n, magnitude, front, rng), *up = random_row(n, 4, front, rng);
+  float *dout = random_row(n, 2, front, rng);
+  float *dgate = copy_row(up, n, front), *dup = copy_row(gate, n, front);
+  float *gate_out = copy_row(gate, n, front), *up_out = copy_row(up, n, front);
+  v->swiglu_backward(gate, up, dout, n, dgate, dup);
+  v->swiglu_backward(gate_out, up_out, dout, n, gate_out, up_out);
+  for (size_t i = 0; i < n; i++) {
+    checkkern_expect(ck, swiglu_gradients_ok(dgate[i], dup[i], gate[i], up[i], dout[i]), v->name,
+                     "swiglu_backward(%a, %a, %a) at %zu of %zu is %.9g, %.9g", (double)gate[i],
+                     (double)up[i], (double)dout[i], i, n, (double)dgate[i], (double)dup[i]);
+    checkkern_expect(ck, same(dgate[i], gate_out[i]) && same(dup[i], up_out[i]), v->name,
+                     "swiglu_backward of %zu in place: other bits", n);
+  }
+  free_row(gate, n, front), free_row(up, n, front), free_row(dout, n, front);
+  free_row(dgate, n, front), free_row(dup, n, front);
+  free_row(gate_out, n, front), free_row(up_out, n, front);
+}
+
 /* Gates of every exponent and sign, infinities, NaN and zeros included. */
 static void check_swiglu_range(checkkern *ck, const lk_rows_variant *v, lk_rng *rng) {
   enum { PER_EXPONENT = 64, N = 512 * PER_EXPONENT };
-  static float gate[N], up[N], out[N];
+  static float gate[N], up[N], out[N], dgate[N], dup[N];
   for (uint32_t i = 0; i < N; i++) {
     const uint32_t low = i % PER_EXPONENT ? (uint32_t)lk_rng_below(rng, 1u << 23) : 0;
     const uint32_t bits = i / PER_EXPONENT << 23 | low;
@@ -121,9 +191,14 @@ static void check_swiglu_range(checkkern *ck, const lk_rows_variant *v, lk_rng *
     up[i] = (float)(0.5 + lk_rng_double(rng) / 2); /* below 1: nothing overflows */
   }
   v->swiglu(gate, up, N, out);
-  for (size_t i = 0; i < N; i++)
+  v->swiglu_backward(gate, up, up, N, dgate, dup);
+  for (size_t i = 0; i < N; i++) {
     checkkern_expect(ck, swiglu_ok(out[i], gate[i], up[i]), v->name, "swiglu(%a, %a) is %a",
                      (double)gate[i], (double)up[i], (double)out[i]);
+    checkkern_expect(ck, swiglu_gradients_ok(dgate[i], dup[i], gate[i], up[i], up[i]), v->name,
+                     "swiglu_backward(%a, %a, %a) is %a, %a", (double)gate[i], (double)up[i],
+                     (double)up[i], (double)dgate[i], (double)dup[i]);
+  }
 }
 
 static void check_to_bf16(checkkern *ck, const lk_rows_variant *v, size_t n, bool front,
@@ -162,6 +237,9 @@ static void check_size(checkkern *ck, const lk_rows_variant *v, size_t n, bool f
   check_rope(ck, v, n / 2 * 2, LEANK_ORDER_PAIRS, front, rng);
   check_swiglu(ck, v, n, 8, front, rng);
   check_swiglu(ck, v, n, 120, front, rng);
+  check_rms_norm_backward(ck, v, n, front, rng);
+  check_swiglu_backward(ck, v, n, 8, front, rng);
+  check_swiglu_backward(ck, v, n, 120, front, rng);
   check_to_bf16(ck, v, n, front, rng);
   check_add(ck, v, n, front, rng);
 }
@@ -171,7 +249,7 @@ static void check_size(checkkern *ck, const lk_rows_variant *v, size_t n, bool f
 enum { BENCH_N = 8960 };
 typedef struct bench {
   const lk_rows_variant *v;
-  float x[BENCH_N], w[BENCH_N], y[BENCH_N];
+  float x[BENCH_N], w[BENCH_N], y[BENCH_N], z[BENCH_N];
   uint16_t h[BENCH_N];
 } bench;
 
@@ -196,6 +274,15 @@ static void bench_add(void *ctx) {
   b->v->add(b->x, BENCH_N, b->y);
 }
 
+static void bench_rms_norm_backward(void *ctx) {
+  bench *b = ctx;
+  b->v->rms_norm_backward(b->x, b->w, BENCH_N, 1e-5f, b->w, b->y);
+}
+static void bench_swiglu_backward(void *ctx) {
+  bench *b = ctx;
+  b->v->swiglu_backward(b->x, b->w, b->x, BENCH_N, b->y, b->z);
+}
+
 static void bench_variant(const lk_rows_variant *v) {
   static bench b;
   static const struct {
@@ -206,7 +293,9 @@ static void bench_variant(const lk_rows_variant *v) {
              {"rope", bench_rope, 8},
              {"swiglu", bench_swiglu, 12},
              {"to_bf16", bench_to_bf16, 6},
-             {"add", bench_add, 12}};
+             {"add", bench_add, 12},
+             {"rms_norm_backward", bench_rms_norm_backward, 20},
+             {"swiglu_backward", bench_swiglu_backward, 20}};
   b.v = v;
   for (size_t op = 0; op < sizeof ops / sizeof *ops; op++) {
     for (size_t i = 0; i < BENCH_N; i++) {
@@ -215,7 +304,7 @@ static void bench_variant(const lk_rows_variant *v) {
       b.y[i] = 1;
     }
     const double rate = BENCH_N / checkkern_time(ops[op].fn, &b) * 1e-9;
-    printf("%-12s %-8s %6.2f G elements/s, %7.2f GB/s read and written\n", v->name, ops[op].name,
+    printf("%-12s %-17s %6.2f G elements/s, %7.2f GB/s read and written\n", v->name, ops[op].name,
            rate, rate * ops[op].bytes);
   }
 }
