@@ -89,10 +89,19 @@ static size_t padded(size_t n_rows) {
   return (n_rows + LK_GEMM_ROW_TILE - 1) / LK_GEMM_ROW_TILE * LK_GEMM_ROW_TILE;
 }
 
+/* Elements from one row of a plain tile [n][K] to the next. Packing reads many rows side by side:
+ * an odd number of cache lines spreads them over the whole cache, where the usual multiples of
+ * 1 KiB would crowd into a few of its sets. */
+static size_t plain_stride(size_t k, size_t element_bytes) {
+  const size_t per_line = 64 / element_bytes, n_lines = (k + per_line - 1) / per_line;
+  return (n_lines | 1) * per_line;
+}
+
 size_t lk_gemm_bytes(bool bf16, leank_cpu_level level, size_t n_threads, size_t n_rows,
                      size_t n_cols) {
   const size_t element = uses_bf16(bf16, level) ? 2 : 4;
-  return (padded(n_rows) + n_threads * 2 * LK_GEMM_COL_TILE) * n_cols * element;
+  const size_t tile = LK_GEMM_COL_TILE * (n_cols + plain_stride(n_cols, element));
+  return (padded(n_rows) * n_cols + n_threads * tile) * element;
 }
 
 leank_status lk_gemm_reserve(lk_gemm *g, size_t n_rows, size_t n_cols, leank_error *err) {
@@ -131,7 +140,7 @@ typedef struct gemm_job {
 } gemm_job;
 
 /* The worker's product for a column tile of n columns, made when first asked for. */
-static leank_status find_product(const gemm_job *job, worker *w, size_t n_cols,
+static leank_status find_product(const gemm_job *job, worker *w, size_t n_cols, size_t stride,
                                  lk_tile_product **out, leank_error *err) {
   leank_status status = LEANK_OK;
   for (size_t i = 0; i < w->n_shapes; i++) {
@@ -144,7 +153,8 @@ static leank_status find_product(const gemm_job *job, worker *w, size_t n_cols,
   LK_FAIL_IF(w->n_shapes == MAX_SHAPES, err, LEANK_E_UNSUPPORTED, -1,
              "more than %d different matrix shapes in one model", MAX_SHAPES);
   lk_tile_product *product = NULL;
-  LK_TRY(lk_tile_open(job->g->bf16, LK_GEMM_ROW_TILE, n_cols, job->k, job->order, &product, err));
+  LK_TRY(lk_tile_open(job->g->bf16, LK_GEMM_ROW_TILE, n_cols, job->k, job->order, stride, &product,
+                      err));
   w->shapes[w->n_shapes++] = (shape_entry){n_cols, job->k, job->order, product};
   *out = product;
 cleanup:
@@ -192,17 +202,29 @@ static void widen(const lk_gemm *g, lk_dtype type, const void *from, size_t n, u
     g->dequant[type]->to_f32(from, n, (float *)(void *)to);
 }
 
-/* A column tile of the result needs rows of w, or from each row of w a piece of whole blocks. */
-static void widen_tile(const gemm_job *job, size_t first_col, size_t n_cols, unsigned char *plain) {
-  const lk_tensor *w = job->w;
-  if (job->order == LK_TILE_N_K) {
-    widen(job->g, w->type, lk_tensor_row(w, first_col), n_cols * job->k, plain);
-    return;
+/* Column tiles [n][K] are rows of w. */
+static void widen_rows(const gemm_job *job, size_t first_col, size_t n_cols, size_t stride,
+                       unsigned char *plain) {
+  for (size_t r = 0; r < n_cols; r++)
+    widen(job->g, job->w->type, lk_tensor_row(job->w, first_col + r), job->k,
+          plain + r * stride * job->g->element_bytes);
+}
+
+/* Column tiles [K][n] are a piece of whole blocks of every row. Pieces lie too far apart for the
+ * processor to foresee, so those some rows on are asked for. */
+static void widen_pieces(const gemm_job *job, size_t first_col, size_t n_cols,
+                         unsigned char *plain) {
+  enum { ROWS_AHEAD = 6 };
+  const lk_dtype type = job->w->type;
+  const size_t row_bytes = lk_tensor_row_bytes(job->w), n_bytes = lk_dtype_bytes(type, n_cols);
+  const unsigned char *piece =
+      (const unsigned char *)job->w->data + lk_dtype_bytes(type, first_col);
+  for (size_t r = 0; r < job->k; r++, piece += row_bytes) {
+    if (r + ROWS_AHEAD < job->k)
+      for (size_t b = 0; b < n_bytes; b += 64)
+        __builtin_prefetch(piece + ROWS_AHEAD * row_bytes + b);
+    widen(job->g, type, piece, n_cols, plain + r * n_cols * job->g->element_bytes);
   }
-  const size_t piece = lk_dtype_bytes(w->type, first_col);
-  for (size_t r = 0; r < w->n_rows; r++)
-    widen(job->g, w->type, (const unsigned char *)lk_tensor_row(w, r) + piece, n_cols,
-          plain + r * n_cols * job->g->element_bytes);
 }
 
 static leank_status run_column_tile(gemm_job *job, size_t item, worker *w, leank_error *err) {
@@ -211,11 +233,16 @@ static leank_status run_column_tile(gemm_job *job, size_t item, worker *w, leank
   const size_t k = job->k, first_col = item * job->col_tile;
   size_t n_cols = job->n_out - first_col;
   if (n_cols > job->col_tile) n_cols = job->col_tile;
+  const bool whole = job->order == LK_TILE_N_K;
+  const size_t stride = whole ? plain_stride(k, g->element_bytes) : n_cols;
   lk_tile_product *product = NULL;
-  LK_TRY(find_product(job, w, n_cols, &product, err));
-  LK_TRY(grow(&w->plain, &w->plain_bytes, n_cols * k * g->element_bytes, err));
+  LK_TRY(find_product(job, w, n_cols, stride, &product, err));
+  LK_TRY(grow(&w->plain, &w->plain_bytes, (whole ? n_cols : k) * stride * g->element_bytes, err));
   LK_TRY(grow(&w->packed, &w->packed_bytes, lk_tile_packed_bytes(product), err));
-  widen_tile(job, first_col, n_cols, w->plain);
+  if (whole)
+    widen_rows(job, first_col, n_cols, stride, w->plain);
+  else
+    widen_pieces(job, first_col, n_cols, w->plain);
   LK_TRY(lk_tile_pack(product, w->plain, w->packed, err));
   for (size_t r = 0; r < job->n_rows; r += LK_GEMM_ROW_TILE) {
     LK_TRY(lk_tile_run(product, g->x + r * k * g->element_bytes, w->packed, w->out, err));

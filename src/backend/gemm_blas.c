@@ -9,18 +9,18 @@
 #include "base/alloc.h"
 
 struct lk_tile_product {
-  size_t n_rows, n_cols, k;
+  size_t n_rows, n_cols, k, stride;
   lk_tile_order order;
 };
 
 const char *lk_tile_library(bool bf16) { return bf16 ? NULL : "gemm_f32_blas"; }
 
 leank_status lk_tile_open(bool bf16, size_t n_rows, size_t n_cols, size_t k, lk_tile_order order,
-                          lk_tile_product **out, leank_error *err) {
+                          size_t stride, lk_tile_product **out, leank_error *err) {
   if (bf16) return lk_fail(err, LEANK_E_UNSUPPORTED, -1, "this build has no bf16 GEMM");
   lk_tile_product *p = lk_alloc(LK_MEM_OTHER, 1, sizeof *p);
   if (!p) return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory");
-  *p = (lk_tile_product){n_rows, n_cols, k, order};
+  *p = (lk_tile_product){n_rows, n_cols, k, stride, order};
   *out = p;
   return LEANK_OK;
 }
@@ -32,9 +32,13 @@ void lk_tile_close(lk_tile_product **product) {
 
 size_t lk_tile_packed_bytes(const lk_tile_product *p) { return p->n_cols * p->k * sizeof(float); }
 
+/* The same order without gaps. */
 leank_status lk_tile_pack(const lk_tile_product *p, void *plain, void *packed, leank_error *err) {
   (void)err;
-  memcpy(packed, plain, lk_tile_packed_bytes(p));
+  const bool n_k = p->order == LK_TILE_N_K;
+  const size_t n = n_k ? p->k : p->n_cols, n_rows = n_k ? p->n_cols : p->k;
+  for (size_t r = 0; r < n_rows; r++)
+    memcpy((float *)packed + r * n, (const float *)plain + r * p->stride, n * sizeof(float));
   return LEANK_OK;
 }
 

@@ -18,21 +18,32 @@ struct lk_tile_product {
 
 const char *lk_tile_library(bool bf16) { return bf16 ? "gemm_bf16_onednn" : "gemm_f32_onednn"; }
 
-static dnnl_status_t make_memory(lk_tile_product *p, int64_t rows, int64_t cols,
-                                 dnnl_data_type_t type, dnnl_format_tag_t tag, dnnl_memory_t *out) {
-  const dnnl_dims_t dims = {rows, cols};
+/* Element (i, j) lies at i * strides[0] + j * strides[1]. */
+static dnnl_status_t make_memory(lk_tile_product *p, const dnnl_dims_t dims, dnnl_data_type_t type,
+                                 const dnnl_dims_t strides, dnnl_memory_t *out) {
 #if DNNL_VERSION_MAJOR >= 3
   dnnl_memory_desc_t md;
-  dnnl_status_t s = dnnl_memory_desc_create_with_tag(&md, 2, dims, type, tag);
+  dnnl_status_t s = dnnl_memory_desc_create_with_strides(&md, 2, dims, type, strides);
   if (s != dnnl_success) return s;
   s = dnnl_memory_create(out, md, p->engine, DNNL_MEMORY_NONE);
   dnnl_memory_desc_destroy(md);
   return s;
 #else
   dnnl_memory_desc_t md;
-  dnnl_status_t s = dnnl_memory_desc_init_by_tag(&md, 2, dims, type, tag);
+  dnnl_status_t s = dnnl_memory_desc_init_by_strides(&md, 2, dims, type, strides);
   return s == dnnl_success ? dnnl_memory_create(out, &md, p->engine, DNNL_MEMORY_NONE) : s;
 #endif
+}
+
+static dnnl_status_t make_memories(lk_tile_product *p, int64_t m, int64_t n, int64_t k,
+                                   lk_tile_order order, int64_t stride, dnnl_data_type_t type) {
+  const bool n_k = order == LK_TILE_N_K;
+  const dnnl_dims_t x = {m, k}, plain = {k, n}, out = {m, n};
+  const dnnl_dims_t x_strides = {k, 1}, out_strides = {n, 1};
+  const dnnl_dims_t plain_strides = {n_k ? 1 : stride, n_k ? stride : 1};
+  dnnl_status_t s = make_memory(p, x, type, x_strides, &p->x);
+  if (s == dnnl_success) s = make_memory(p, plain, type, plain_strides, &p->plain);
+  return s == dnnl_success ? make_memory(p, out, dnnl_f32, out_strides, &p->out) : s;
 }
 
 /* Creates the matmul with weights in the order it likes best, and memory for those. */
@@ -86,7 +97,7 @@ static dnnl_status_t make_reorder(lk_tile_product *p) {
 }
 
 leank_status lk_tile_open(bool bf16, size_t n_rows, size_t n_cols, size_t k, lk_tile_order order,
-                          lk_tile_product **out, leank_error *err) {
+                          size_t stride, lk_tile_product **out, leank_error *err) {
   leank_status status = LEANK_OK;
   const dnnl_data_type_t type = bf16 ? dnnl_bf16 : dnnl_f32;
   const int64_t m = (int64_t)n_rows, n = (int64_t)n_cols, kk = (int64_t)k;
@@ -99,10 +110,7 @@ leank_status lk_tile_open(bool bf16, size_t n_rows, size_t n_cols, size_t k, lk_
   dnnl_status_t s = dnnl_engine_create(&p->engine, dnnl_cpu, 0);
   if (s == dnnl_success) s = dnnl_stream_create(&p->stream, p->engine, dnnl_stream_default_flags);
   if (s == dnnl_success) s = make_matmul(p, m, n, kk, type, &pd);
-  if (s == dnnl_success) s = make_memory(p, m, kk, type, dnnl_ab, &p->x);
-  if (s == dnnl_success)
-    s = make_memory(p, kk, n, type, order == LK_TILE_N_K ? dnnl_ba : dnnl_ab, &p->plain);
-  if (s == dnnl_success) s = make_memory(p, m, n, dnnl_f32, dnnl_ab, &p->out);
+  if (s == dnnl_success) s = make_memories(p, m, n, kk, order, (int64_t)stride, type);
   if (s == dnnl_success) s = make_reorder(p);
   LK_FAIL_IF(s != dnnl_success, err, s == dnnl_out_of_memory ? LEANK_E_MEMORY : LEANK_E_UNSUPPORTED,
              -1, "oneDNN cannot make a %s product of %zu x %zu x %zu (status %d)",
