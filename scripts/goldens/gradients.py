@@ -2,7 +2,7 @@
 """Writes tests/data/gradients and tests/data/golden/gradients-*: the gradient of the loss that
 masks are learned with, by PyTorch's autograd in float64, for tests/test_gradients.c.
 
-  tests/data/gradients/<name>/                      a random model, Hugging Face folder in F32
+  tests/data/gradients/<name>/                      a random model, Hugging Face folder in BF16
   tests/data/golden/gradients-<name>.safetensors    losses and gradients, described below
 
 The model (llama, qwen2) is written out here in float64 and compared with transformers in float32.
@@ -63,7 +63,7 @@ PAGE, N_SINK, N_RECENT = 64, 64, 64
 TINY = {"layers": 2, "vocab": 64, "context": 4096, "tied": True, "tokenizer": False}
 LLAMA = TINY | {"arch": "llama", "theta": 10000.0}
 QWEN2 = TINY | {"arch": "qwen2", "theta": 1e6}
-WIDE, NARROW = {"hidden": 32, "ffn": 64}, {"hidden": 16, "ffn": 32}
+WIDE, NARROW = {"hidden": 64, "ffn": 128}, {"hidden": 32, "ffn": 64}
 
 
 def case(base, group, kv_heads, dim, n_prompt, n_answer, mean=False):
@@ -74,8 +74,8 @@ def case(base, group, kv_heads, dim, n_prompt, n_answer, mean=False):
 # A middle begins at T = 192 and grows at 256, 320, 384, 448 and 512.
 CASES = {
     "g1-d64": case(LLAMA | WIDE, 1, 2, 64, 186, 14),  # from no middle to one page
-    "g2-d64-mean": case(LLAMA | NARROW, 2, 2, 64, 247, 20, mean=True),  # 1 to 2 pages
-    "g3-d64": case(LLAMA | {"hidden": 24, "ffn": 64}, 3, 1, 64, 250, 12),  # 1 to 2 pages
+    "g2-d64-mean": case(LLAMA | WIDE, 2, 2, 64, 247, 20, mean=True),  # 1 to 2 pages
+    "g3-d64": case(LLAMA | {"hidden": 48, "ffn": 96}, 3, 1, 64, 250, 12),  # 1 to 2 pages
     "g4-d128": case(LLAMA | NARROW, 4, 1, 128, 316, 17),  # 2 to 3 pages
     "g6-d128": case(QWEN2 | NARROW, 6, 1, 128, 171, 40),  # from no middle to one page
     "g7-d128": case(QWEN2 | NARROW, 7, 1, 128, 300, 11),  # 2 pages

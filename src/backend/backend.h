@@ -94,7 +94,12 @@ typedef struct lk_weighted_rows {
 
 /* How many rows a product is for: few (own kernels; bits independent of the other rows) or many
  * (library GEMM in tiles of fixed size; bits independent of chunk and threads). */
-typedef enum lk_linear_kind { LK_LINEAR_FEW, LK_LINEAR_MANY } lk_linear_kind;
+typedef enum lk_linear_kind {
+  LK_LINEAR_FEW,
+  LK_LINEAR_MANY,
+  LK_LINEAR_PRECISE /* as many, with activations in more than bf16: learning compares hidden states
+                       that differ by little */
+} lk_linear_kind;
 
 typedef struct lk_backend lk_backend;
 

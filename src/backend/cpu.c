@@ -250,6 +250,8 @@ static leank_status cpu_linear(lk_backend *be, lk_linear_kind kind, const lk_ten
   const float *b = bias ? bias->data : NULL;
   cpu->n_flops += product_flops(w, n_rows);
   if (kind == LK_LINEAR_MANY) return lk_gemm_run(cpu->gemm, w, b, x, n_rows, add, y, err);
+  if (kind == LK_LINEAR_PRECISE)
+    return lk_gemm_run_precise(cpu->gemm, w, b, x, n_rows, add, y, err);
   matvec_job job = {cpu->matvec[w->type]->fn, w, b, x, y, n_rows, add};
   const size_t n_items = (w->n_rows + MATVEC_ITEM_OUTPUTS - 1) / MATVEC_ITEM_OUTPUTS;
   lk_parallel_for(cpu->team, n_items, matvec_item, &job);

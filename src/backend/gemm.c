@@ -1,5 +1,6 @@
 #include "backend/gemm.h"
 
+#include <stdint.h>
 #include <string.h>
 
 #include "backend/gemm_tiles.h"
@@ -137,6 +138,7 @@ typedef struct gemm_job {
   float *y;
   size_t n_rows;
   bool add;
+  bool precise; /* operands: high parts of the padded rows, then their low parts */
 } gemm_job;
 
 /* The worker's product for a column tile of n columns, made when first asked for. */
@@ -176,6 +178,41 @@ static void convert_rows(void *ctx, size_t item, size_t thread) {
     else
       memcpy(to, job->x + r * k, k * sizeof(float));
   }
+}
+
+/* to_f32 of a bf16 row, subtracted from x and rounded again: what the first rounding lost. */
+static void round_rest(const lk_gemm *g, const float *x, const uint16_t *high, size_t k,
+                       uint16_t *low) {
+  enum { SPAN = 256 };
+  float rest[SPAN];
+  for (size_t i = 0; i < k; i += SPAN) {
+    const size_t n = k - i < SPAN ? k - i : SPAN;
+    for (size_t c = 0; c < n; c++) rest[c] = x[i + c] - lk_bf16_to_f32(high[i + c]);
+    g->rows->to_bf16(rest, n, low + i);
+  }
+}
+
+/* Item: one row tile of what the high parts of x leave. */
+static void convert_rest(void *ctx, size_t item, size_t thread) {
+  (void)thread;
+  gemm_job *job = ctx;
+  lk_gemm *g = job->g;
+  const size_t k = job->k, first = item * LK_GEMM_ROW_TILE;
+  uint16_t *high = (uint16_t *)(void *)g->x, *low = high + padded(job->n_rows) * k;
+  for (size_t r = first; r < first + LK_GEMM_ROW_TILE; r++) {
+    if (r >= job->n_rows)
+      memset(low + r * k, 0, k * sizeof *low);
+    else
+      round_rest(g, job->x + r * k, high + r * k, k, low + r * k);
+  }
+}
+
+static void add_tile(const gemm_job *job, const float *tile, size_t first_row, size_t first_col,
+                     size_t n_cols) {
+  size_t n = job->n_rows - first_row;
+  if (n > LK_GEMM_ROW_TILE) n = LK_GEMM_ROW_TILE;
+  for (size_t r = 0; r < n; r++)
+    job->g->rows->add(tile + r * n_cols, n_cols, job->y + (first_row + r) * job->n_out + first_col);
 }
 
 static void store_tile(const gemm_job *job, const float *tile, size_t first_row, size_t first_col,
@@ -247,6 +284,10 @@ static leank_status run_column_tile(gemm_job *job, size_t item, worker *w, leank
   for (size_t r = 0; r < job->n_rows; r += LK_GEMM_ROW_TILE) {
     LK_TRY(lk_tile_run(product, g->x + r * k * g->element_bytes, w->packed, w->out, err));
     store_tile(job, w->out, r, first_col, n_cols);
+    if (!job->precise) continue;
+    const unsigned char *low = g->x + (padded(job->n_rows) + r) * k * g->element_bytes;
+    LK_TRY(lk_tile_run(product, (void *)(uintptr_t)low, w->packed, w->out, err));
+    add_tile(job, w->out, r, first_col, n_cols);
   }
 cleanup:
   return status;
@@ -260,9 +301,12 @@ static void column_item(void *ctx, size_t item, size_t thread) {
 
 static leank_status run_job(gemm_job *job, leank_error *err) {
   lk_gemm *g = job->g;
-  leank_status status = lk_gemm_reserve(g, job->n_rows, job->k, err);
+  const size_t n_tiles = padded(job->n_rows) / LK_GEMM_ROW_TILE;
+  leank_status status =
+      lk_gemm_reserve(g, padded(job->n_rows) * (job->precise ? 2 : 1), job->k, err);
   if (status != LEANK_OK) return status;
-  lk_parallel_for(g->team, padded(job->n_rows) / LK_GEMM_ROW_TILE, convert_rows, job);
+  lk_parallel_for(g->team, n_tiles, convert_rows, job);
+  if (job->precise) lk_parallel_for(g->team, n_tiles, convert_rest, job);
   const size_t n_items = (job->n_out + job->col_tile - 1) / job->col_tile;
   for (size_t i = 0; i < g->n_threads; i++) g->workers[i].status = LEANK_OK;
   lk_parallel_for(g->team, n_items, column_item, job);
@@ -274,9 +318,10 @@ static leank_status run_job(gemm_job *job, leank_error *err) {
   return LEANK_OK;
 }
 
-leank_status lk_gemm_run(lk_gemm *g, const lk_tensor *w, const float *bias, const float *x,
-                         size_t n_rows, bool add, float *y, leank_error *err) {
+static leank_status run_forward(lk_gemm *g, const lk_tensor *w, const float *bias, const float *x,
+                                size_t n_rows, bool add, bool precise, float *y, leank_error *err) {
   gemm_job job = {.g = g,
+                  .precise = precise && g->bf16,
                   .w = w,
                   .order = LK_TILE_N_K,
                   .k = w->n_cols,
@@ -288,6 +333,16 @@ leank_status lk_gemm_run(lk_gemm *g, const lk_tensor *w, const float *bias, cons
                   .n_rows = n_rows,
                   .add = add};
   return run_job(&job, err);
+}
+
+leank_status lk_gemm_run(lk_gemm *g, const lk_tensor *w, const float *bias, const float *x,
+                         size_t n_rows, bool add, float *y, leank_error *err) {
+  return run_forward(g, w, bias, x, n_rows, add, false, y, err);
+}
+
+leank_status lk_gemm_run_precise(lk_gemm *g, const lk_tensor *w, const float *bias, const float *x,
+                                 size_t n_rows, bool add, float *y, leank_error *err) {
+  return run_forward(g, w, bias, x, n_rows, add, true, y, err);
 }
 
 leank_status lk_gemm_run_backward(lk_gemm *g, const lk_tensor *w, const float *dy, size_t n_rows,

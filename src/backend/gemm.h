@@ -39,6 +39,11 @@ size_t lk_gemm_bytes(bool bf16, leank_cpu_level level, size_t n_threads, size_t 
  * depend on neither n_rows nor threads. */
 leank_status lk_gemm_run(lk_gemm *gemm, const lk_tensor *w, const float *bias, const float *x,
                          size_t n_rows, bool add, float *y, leank_error *err);
+/* The same with x in two bf16 parts where operands are bf16 (x = high + low to 2^-17 of it): twice
+ * the products, on weights widened once. */
+leank_status lk_gemm_run_precise(lk_gemm *gemm, const lk_tensor *w, const float *bias,
+                                 const float *x, size_t n_rows, bool add, float *y,
+                                 leank_error *err);
 /* The gradient of lk_gemm_run's x: dx[N][w.n_cols] (+)= dy[N][w.n_rows] w. Bits as there. */
 leank_status lk_gemm_run_backward(lk_gemm *gemm, const lk_tensor *w, const float *dy, size_t n_rows,
                                   bool add, float *dx, leank_error *err);

@@ -211,15 +211,15 @@ static leank_status forward_layer(lk_answer_pass *pass, size_t layer, leank_erro
   fw.up = saved->up;
   fw.act = pass->act;
   be->ops->copy(be, saved->x_in, pass->x, x_bytes);
-  LK_TRY(lk_forward_project(&fw, LK_LINEAR_MANY, layer, pass->x, pass->n_rows, err));
+  LK_TRY(lk_forward_project(&fw, LK_LINEAR_PRECISE, layer, pass->x, pass->n_rows, err));
   view_layer(pass, layer);
   append_rows(pass);
   sum_middles(pass);
   LK_TRY(be->ops->attend_weighted(be, &pass->prefill->shape, &weights, pass->rows, pass->n_answers,
                                   fw.q, fw.attn, saved->lse, err));
-  LK_TRY(lk_forward_attn_output(&fw, LK_LINEAR_MANY, layer, pass->x, pass->n_rows, err));
+  LK_TRY(lk_forward_attn_output(&fw, LK_LINEAR_PRECISE, layer, pass->x, pass->n_rows, err));
   be->ops->copy(be, saved->x_mid, pass->x, x_bytes);
-  LK_TRY(lk_forward_ffn(&fw, LK_LINEAR_MANY, layer, pass->x, pass->n_rows, err));
+  LK_TRY(lk_forward_ffn(&fw, LK_LINEAR_PRECISE, layer, pass->x, pass->n_rows, err));
 cleanup:
   return status;
 }
@@ -235,7 +235,7 @@ leank_status lk_answer_forward(lk_answer_pass *pass, lk_answer *const *answers, 
   be->ops->embed(be, &model->weights.embed, pass->tokens, pass->n_rows, pass->x);
   lk_forward_positions(&pass->forward, pass->pos, pass->n_rows);
   for (size_t l = 0; l < model->info.n_layers; l++) LK_TRY(forward_layer(pass, l, err));
-  LK_TRY(lk_forward_output(&pass->forward, LK_LINEAR_MANY, pass->x, pass->n_rows, NULL, err));
+  LK_TRY(lk_forward_output(&pass->forward, LK_LINEAR_PRECISE, pass->x, pass->n_rows, NULL, err));
 cleanup:
   return status;
 }
