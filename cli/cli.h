@@ -18,5 +18,6 @@ int cmd_tokenize(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_learn(int argc, char **argv);
 int cmd_mask_compare(int argc, char **argv);
+int cmd_mask_round(int argc, char **argv);
 
 #endif

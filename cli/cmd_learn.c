@@ -13,7 +13,7 @@
 
 typedef struct learn_options {
   const char *out, *config, *checkpoint, *log;
-  bool fresh, no_checkpoint, json, quiet, print_config;
+  bool fresh, no_checkpoint, keep_stages, json, quiet, print_config;
   size_t show_data;
   learn_settings settings;
 } learn_options;
@@ -34,9 +34,9 @@ static int parse(int argc, char **argv, learn_options *o, const char **model) {
        "search the counts closest to the ratio"},
       {0, "lambda", CLI_NUMBER, &s->lambda, "X", "weight of mean(alpha), -1 = found (-1)"},
       {0, "lr1", CLI_NUMBER, &s->lr1, "X", "learning rate of stage 1 (0.04)"},
-      {0, "lr2", CLI_NUMBER, &s->lr2, "X", "learning rate of stage 2 (0.004)"},
+      {0, "lr2", CLI_NUMBER, &s->lr2, "X", "learning rate of stage 2 (0.001)"},
       {0, "steps1", CLI_SIZE, &s->steps1, "N", "updates of stage 1 (150)"},
-      {0, "steps2", CLI_SIZE, &s->steps2, "N", "updates of stage 2, 0 = none (30)"},
+      {0, "steps2", CLI_SIZE, &s->steps2, "N", "updates of stage 2, 0 = none (20)"},
       {0, "batch", CLI_SIZE, &s->batch, "N", "questions of one update (4)"},
       {0, "n-sink", CLI_SIZE, &s->n_sink, "N", "first tokens kept in full (128)"},
       {0, "n-recent", CLI_SIZE, &s->n_recent, "N", "last tokens kept in full (768)"},
@@ -55,6 +55,8 @@ static int parse(int argc, char **argv, learn_options *o, const char **model) {
        "updates between checkpoints (10)"},
       {0, "no-checkpoint", CLI_FLAG, &o->no_checkpoint, NULL, "write none"},
       {0, "fresh", CLI_FLAG, &o->fresh, NULL, "begin anew, whatever checkpoint there is"},
+      {0, "keep-stages", CLI_FLAG, &o->keep_stages, NULL,
+       "also write the mask of each stage: OUT.stage1, OUT.stage2"},
       {0, "log", CLI_TEXT, &o->log, "FILE", "JSON lines (OUT.log.jsonl)"},
       {0, "cache", CLI_TEXT, &s->cache_folder, "FOLDER",
        "keep the K and V of contexts there, for this and later runs"},
@@ -128,6 +130,20 @@ static void print_result(const learn_options *o, const learn_report *r, const le
   }
 }
 
+static int save_stages(const learn_options *o, leank_learner *learner) {
+  for (int stage = 1; stage <= 2; stage++) {
+    leank_mask *mask = NULL;
+    leank_error err;
+    char *path = beside(o->out, stage == 1 ? ".stage1" : ".stage2");
+    leank_status status = leank_learner_stage_mask(learner, stage, &mask, &err);
+    if (status == LEANK_OK) status = leank_mask_save(mask, path, &err);
+    leank_mask_close(&mask);
+    free(path);
+    if (status != LEANK_OK) return cli_fail(&err);
+  }
+  return CLI_GO;
+}
+
 /* Everything is learnt: the mask is written, then the checkpoint is of no more use. */
 static int finish(const learn_options *o, const char *checkpoint, const learn_report *r,
                   const leank_mask *mask) {
@@ -179,7 +195,8 @@ static int learn(const learn_options *o, const char *path, const leank_model *mo
     } else if (status != LEANK_OK) {
       code = cli_fail(&err);
     } else {
-      code = finish(o, checkpoint, &report, mask);
+      code = o->keep_stages ? save_stages(o, learner) : CLI_GO;
+      if (code == CLI_GO) code = finish(o, checkpoint, &report, mask);
       if (code == CLI_OK && log_code != CLI_GO) code = log_code;
     }
   } else {

@@ -169,6 +169,10 @@ LEANK_API void leank_learner_close(leank_learner **learner);
  * finite: the message says where). */
 LEANK_API leank_status leank_learner_run(leank_learner *learner, leank_mask **out,
                                          leank_error *err);
+/* After a run that was not interrupted: the mask of stage 1 or 2 by itself, whichever was kept.
+ * LEANK_E_STATE before; LEANK_E_ARGUMENT for other stages. *out is the caller's. */
+LEANK_API leank_status leank_learner_stage_mask(leank_learner *learner, int stage, leank_mask **out,
+                                                leank_error *err);
 /* Asks a run to stop soon. Async-signal-safe, any thread. */
 LEANK_API void leank_learner_interrupt(leank_learner *learner);
 /* The data sets. held-out: NULL where there is none. Owned by the learner. */

@@ -338,7 +338,7 @@ cleanup:
 
 /* ---- the result ---- */
 
-static void describe(const leank_learner *l, const float *alpha, leank_mask_info *info) {
+static void describe(const leank_learner *l, int stage, leank_mask_info *info) {
   const leank_learn_options *o = &l->options;
   const leank_model_info *m = &l->model->info;
   leank_mask_info_default(info);
@@ -356,7 +356,7 @@ static void describe(const leank_learner *l, const float *alpha, leank_mask_info
   info->mean_compensation = o->mean_compensation;
   info->ratio_asked = o->ratio;
   info->align = o->align;
-  info->steps = o->n_steps1 + (alpha == l->alpha1 ? 0 : o->n_steps2);
+  info->steps = o->n_steps1 + (stage == 1 ? 0 : o->n_steps2);
   info->seed = o->seed;
   snprintf(info->method, sizeof info->method, "learned%s", o->paper ? ", as published" : "");
   int n = snprintf(info->data, sizeof info->data,
@@ -368,22 +368,38 @@ static void describe(const leank_learner *l, const float *alpha, leank_mask_info
                     leank_task_name((leank_task)t));
 }
 
+static leank_status make_mask(leank_learner *l, int stage, leank_mask **out, leank_error *err) {
+  leank_status status = LEANK_OK;
+  const float *alpha = stage == 1 ? l->alpha1 : l->alpha;
+  double ratio;
+  leank_mask_info info;
+  LK_TRY(lk_learner_round(l, alpha, &ratio, err));
+  describe(l, stage, &info);
+  LK_TRY(leank_mask_create(&info, l->kept, alpha, out, err));
+cleanup:
+  return status;
+}
+
+leank_status leank_learner_stage_mask(leank_learner *l, int stage, leank_mask **out,
+                                      leank_error *err) {
+  if (stage != 1 && stage != 2)
+    return lk_fail(err, LEANK_E_ARGUMENT, -1, "stage %d: there are 1 and 2", stage);
+  if (l->state.stage < 3) return lk_fail(err, LEANK_E_STATE, -1, "learning is not done yet");
+  return make_mask(l, stage, out, err);
+}
+
 /* The better of the two stages by held-out KL; as published, always the second. */
 static leank_status choose(leank_learner *l, leank_mask **out, leank_error *err) {
-  leank_status status = LEANK_OK;
   const lk_learn_state *s = &l->state;
   const bool compares = l->held_out_set && !l->options.paper;
   const bool first = l->options.n_steps2 == 0 || (compares && s->kl1 < s->kl2);
-  const float *alpha = first ? l->alpha1 : l->alpha;
   leank_learn_event event = {
       .phase = LEANK_LEARN_CHOICE, .stage = first ? 1 : 2, .kl = first ? s->kl1 : s->kl2};
-  leank_mask_info info;
-  LK_TRY(lk_learner_round(l, alpha, &event.ratio, err));
-  describe(l, alpha, &info);
-  LK_TRY(leank_mask_create(&info, l->kept, alpha, out, err));
+  const leank_status status = make_mask(l, event.stage, out, err);
+  if (status != LEANK_OK) return status;
+  event.ratio = leank_mask_get_info(*out)->ratio_reached;
   lk_learner_tell(l, &event);
-cleanup:
-  return status;
+  return LEANK_OK;
 }
 
 /* Sum of the rows of the largest answers that can meet in one update. */
