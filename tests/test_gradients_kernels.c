@@ -164,11 +164,12 @@ static void check_array(const problem *p, double *x, const double *got, size_t n
 
 /* K is stored by blocks of channels, its gradient by key. */
 static void check_page(problem *p, const gradients *g, size_t i) {
+  const size_t n = p->pages[i].lean ? p->n_lean : D;
   check_array(p, p->v[i], g->v[i], P * D);
-  for (size_t key = 0; key < P && !p->pages[i].lean; key++)
-    for (size_t c = 0; c < D; c++)
-      check_derivative(p, p->k[i] + lk_k_index(1, D, key, c), g->k[i][key * D + c]);
-  for (size_t j = 0; j < P * D && p->pages[i].lean; j++) assert_true(g->k[i][j] == 0);
+  for (size_t key = 0; key < P; key++)
+    for (size_t c = 0; c < n; c++)
+      check_derivative(p, p->k[i] + lk_k_index(1, n, key, c), g->k[i][key * n + c]);
+  for (size_t j = P * n; j < P * D; j++) assert_true(g->k[i][j] == 0);
 }
 
 static void check_problem(size_t n_lean, bool has_bias) {

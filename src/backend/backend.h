@@ -179,9 +179,9 @@ typedef struct lk_backend_ops {
                                   const lk_channel_weights *weights, const lk_weighted_rows *rows,
                                   size_t n_sequences, const float *q, float *out, float *lse,
                                   leank_error *err);
-  /* From dout[N][Hq][D]: dq[N][Hq][D]; dk and dv[N][Hk][D] of the rows' own K and V as far as they
-   * are seen in full; dweight[Hk][D] += (host memory, the model's order; for heads ABSENT nothing).
-   * The order of sums depends on the arguments alone. */
+  /* From dout[N][Hq][D]: dq[N][Hq][D]; dk and dv[N][Hk][D] of the rows' own K and V, by every way
+   * they are seen: in full, weighted, in the mean; dweight[Hk][D] += (host memory, the model's
+   * order; for heads ABSENT nothing). The order of sums depends on the arguments alone. */
   leank_status (*attend_weighted_backward)(lk_backend *be, const lk_attn_shape *shape,
                                            const lk_channel_weights *weights,
                                            const lk_weighted_rows *rows, size_t n_sequences,

@@ -299,16 +299,17 @@ static size_t n_own_pages(const lk_weighted_rows *s) {
   return ((size_t)s->first_pos + s->n_rows - 1) / LK_PAGE_TOKENS + 1 - first_own_page(s);
 }
 
-/* Where the gradients of each view's K and V go: those of whole pages with keys of the rows
- * themselves. A cut page (its view begins inside) holds none while its keys are prompt. */
+/* The first position that key_grads hold; in front of the rows' own there may be prompt keys. */
+static size_t first_grad(const lk_weighted_rows *s) { return first_own_page(s) * LK_PAGE_TOKENS; }
+
+/* Where the gradients of each view's K and V go: those of pages with keys of the rows themselves.
+ * With a small window such pages may be weighted, or cut: a view then begins inside its page. */
 static void aim_key_grads(const job *j, const lk_weighted_rows *s, size_t n_views, worker *w) {
-  const size_t page = LK_PAGE_TOKENS * j->shape->head_dim, n = n_own_pages(s) * page;
+  const size_t d = j->shape->head_dim, n = n_own_pages(s) * LK_PAGE_TOKENS * d;
   for (size_t i = 0; i < n_views; i++) {
-    const size_t p = (size_t)w->views[i].pos / LK_PAGE_TOKENS;
-    const bool own =
-        !w->views[i].lean && p >= first_own_page(s) && w->views[i].pos % LK_PAGE_TOKENS == 0;
-    w->dk[i] = own ? w->key_grads + (p - first_own_page(s)) * page : NULL;
-    w->dv[i] = own ? w->dk[i] + n : NULL;
+    const size_t pos = (size_t)w->views[i].pos;
+    w->dk[i] = pos >= first_grad(s) ? w->key_grads + (pos - first_grad(s)) * d : NULL;
+    w->dv[i] = w->dk[i] ? w->dk[i] + n : NULL;
   }
 }
 
@@ -346,6 +347,22 @@ static void fold(const job *j, const lk_weighted_rows *s, block b, size_t h, con
   }
 }
 
+/* Own keys that are part of the middle's mean get its gradient too, in equal shares. */
+static void add_mean_grads(const job *j, const lk_weighted_rows *s, block b, size_t h, worker *w) {
+  const size_t d = j->shape->head_dim, end = s->middle_end[b.first];
+  const size_t own =
+      (size_t)s->first_pos > s->middle_begin ? (size_t)s->first_pos : s->middle_begin;
+  if (j->weights->kind[h] != LK_WEIGHTED_MEAN || own >= end) return;
+  const float per_token = 1.0f / (float)(end - s->middle_begin);
+  float *grad = w->mean; /* has served */
+  memset(grad, 0, d * sizeof(float));
+  for (size_t i = 0; i < b.n * group_size(j->shape); i++)
+    for (size_t c = 0; c < d; c++)
+      grad[c] += per_token * w->dbias[i] * (w->q[i * d + c] - w->q_lean[i * d + c]);
+  for (size_t pos = own; pos < end; pos++)
+    for (size_t c = 0; c < d; c++) w->key_grads[(pos - first_grad(s)) * d + c] += grad[c];
+}
+
 static void backward_block(const job *j, const lk_weighted_rows *s, block b, size_t h, worker *w,
                            double *dweight) {
   const int64_t last_pos = s->first_pos + (int64_t)(b.first + b.n - 1);
@@ -374,6 +391,7 @@ static void backward_block(const job *j, const lk_weighted_rows *s, block b, siz
                                         .scratch = w->scratch};
   j->cpu->attend_backward->fn(&args);
   fold(j, s, b, h, w, dweight);
+  add_mean_grads(j, s, b, h, w);
 }
 
 static void backward_item(void *ctx, size_t item, size_t thread) {

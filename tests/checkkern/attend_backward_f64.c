@@ -85,14 +85,15 @@ static void add_key(const lk_attend_backward_args *a, leank_kv_type type, size_t
   const number p = probability(exponent(a, type, r, page, key));
   const number dx = logit_gradient(a, type, r, page, key, p);
   sum_f64 *dq = (page->lean ? out->dq_lean : out->dq) + r * n;
-  sum_f64 *dk = out->dk + (page_at * LK_PAGE_TOKENS + key) * d;
+  const float *q = (page->lean ? a->q_lean : a->q) + r * n;
+  sum_f64 *dk = out->dk + page_at * LK_PAGE_TOKENS * d + key * n;
   sum_f64 *dv = out->dv + (page_at * LK_PAGE_TOKENS + key) * d;
-  for (size_t c = 0; c < n; c++) add(dq + c, dx, key_element(a, type, page, key, c));
-  if (page->lean) add(out->dbias + r, dx, 1);
-  for (size_t c = 0; c < d; c++) {
-    if (!page->lean) add(dk + c, dx, (double)a->q[r * d + c]);
-    add(dv + c, p, (double)a->dout[r * d + c]);
+  for (size_t c = 0; c < n; c++) {
+    add(dq + c, dx, key_element(a, type, page, key, c));
+    add(dk + c, dx, (double)q[c]);
   }
+  if (page->lean) add(out->dbias + r, dx, 1);
+  for (size_t c = 0; c < d; c++) add(dv + c, p, (double)a->dout[r * d + c]);
 }
 
 void attend_backward_f64(const lk_attend_backward_args *args, leank_kv_type type,

@@ -17,7 +17,8 @@ typedef struct sum_f64 {
 /* What a call leaves in its outputs. Set to the outputs' values before the call. */
 typedef struct backward_f64 {
   sum_f64 *dq, *dq_lean, *dbias; /* [M][D], [M][n_lean], [M] */
-  sum_f64 *dk, *dv;              /* [n_pages][64][D], whether wanted or not */
+  sum_f64 *dk, *dv; /* [n_pages][64 * D], whether wanted or not; dk of a lean view: [64][n_lean],
+                       then nothing */
 } backward_f64;
 
 void sum_f64_start(sum_f64 *sum, float value);

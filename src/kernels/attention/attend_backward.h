@@ -24,10 +24,11 @@ typedef struct lk_attend_backward_args {
   float *dq;          /* [M][D]      += sum over keys of wide views of dx k */
   float *dq_lean;     /* [M][n_lean] += sum over keys of lean views of dx k */
   float *dbias;       /* [M]         += sum over keys of lean views of dx; NULL = not wanted */
-  float *const *dk; /* [n_pages] each NULL or [64][D] += sum over rows of dx q (wide views only) */
-  float *const *dv; /* [n_pages] each NULL or [64][D] += sum over rows of p dout; both arrays may be
-                       NULL: not wanted */
-  void *scratch;    /* lk_attend_backward_scratch_bytes, 64-byte aligned */
+  float *const *dk;   /* [n_pages] each NULL or [n_keys][n] += sum over rows of dx q, for the n
+                         channels of the view and its own queries: q or q_lean */
+  float *const *dv;   /* [n_pages] each NULL or [n_keys][D] += sum over rows of p dout; both arrays
+                         may be NULL: not wanted */
+  void *scratch;      /* lk_attend_backward_scratch_bytes, 64-byte aligned */
 } lk_attend_backward_args;
 
 typedef void (*lk_attend_backward_fn)(const lk_attend_backward_args *args);

@@ -214,32 +214,31 @@ static void block_dq(const backward_job *job, const lk_page_view *page, const ro
   multiply(&p, b->n_rows, n);
 }
 
-/* out[64][D] += factors^T rows, for dk and dv: steps are the block's rows. */
-static void block_keys(const backward_job *job, const row_block *b, const float *factors,
-                       const float *rows, float *out) {
-  const size_t head_dim = job->args->head_dim;
+/* out[keys][n] += factors^T rows[M][n], for dk and dv: steps are the block's rows. */
+static void block_keys(const row_block *b, const float *factors, const float *rows, size_t n,
+                       float *out) {
   const product p = {.a = factors,
                      .a_row = 1,
                      .a_step = LK_PAGE_TOKENS,
-                     .b = rows + b->row * head_dim,
-                     .b_step = head_dim,
+                     .b = rows + b->row * n,
+                     .b_step = n,
                      .c = out,
-                     .c_row = head_dim,
+                     .c_row = n,
                      .n_steps = b->n_rows,
                      .add = true};
-  multiply(&p, b->max_seen, head_dim);
+  multiply(&p, b->max_seen, n);
 }
 
 static void block_meets_page(const backward_job *job, size_t page_index, const row_block *b) {
   const lk_attend_backward_args *args = job->args;
   const lk_page_view *page = args->pages + page_index;
-  float *dk = args->dk && !page->lean ? args->dk[page_index] : NULL;
+  float *dk = args->dk ? args->dk[page_index] : NULL;
   float *dv = args->dv ? args->dv[page_index] : NULL;
   block_products(job, page, b);
   block_softmax(job, page, b);
   block_dq(job, page, b);
-  if (dk) block_keys(job, b, job->x, args->q, dk);
-  if (dv) block_keys(job, b, job->p, args->dout, dv);
+  if (dk) block_keys(b, job->x, page->lean ? args->q_lean : args->q, view_channels(args, page), dk);
+  if (dv) block_keys(b, job->p, args->dout, args->head_dim, dv);
 }
 
 static backward_job begin_backward(const lk_attend_backward_args *args) {

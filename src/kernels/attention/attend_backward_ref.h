@@ -93,7 +93,7 @@ static inline void ref_row_meets_page(const BACKWARD_ARGS *a, leank_kv_type type
   ref_add_dq(type, &rp, (page->lean ? a->dq_lean : a->dq) + r * n);
   if (page->lean && a->dbias)
     for (size_t j = 0; j < rp.n_keys; j++) a->dbias[r] += rp.dx[j];
-  if (!page->lean && a->dk && a->dk[i]) ref_add_outer(rp.dx, rp.n_keys, rp.q, n, a->dk[i]);
+  if (a->dk && a->dk[i]) ref_add_outer(rp.dx, rp.n_keys, rp.q, n, a->dk[i]);
   if (a->dv && a->dv[i]) ref_add_outer(rp.p, rp.n_keys, rp.dout, head_dim, a->dv[i]);
 }
 
