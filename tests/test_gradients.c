@@ -12,8 +12,7 @@
 #include <string.h>
 
 #include "formats/safetensors.h"
-#include "learn/answer_pass.h"
-#include "learn/seen_mask.h"
+#include "support/answer_fixture.h"
 #include "support/subject.h"
 
 static const char *const cases[] = {"g1-d64",  "g2-d64-mean", "g3-d64", "g4-d128",
@@ -68,35 +67,24 @@ static golden golden_open(const char *name) {
 typedef struct subject {
   golden golden;
   leank_model *model;
-  lk_backend *backend;
-  lk_prefill prefill;
-  lk_answer_pass pass;
-  lk_seen_mask seen;
+  lk_answer_fixture answers;
   leank_question question;
-  leank_context context;
   leank_token *tokens;
-  size_t n_params, n_hidden; /* L * Hk * D; answer rows * hidden */
-  lk_answer *answer;
+  size_t n_params;
 } subject;
 
 /* The prompt but its last token is the context; the answer's last token is no input, so one is put
  * behind that nobody reads. */
-static void make_context(subject *s) {
+static leank_context make_context(subject *s) {
   const golden *g = &s->golden;
   const size_t n = g->n_prompt + g->n_answer;
   s->tokens = test_calloc(n + 1, sizeof *s->tokens);
   for (size_t i = 0; i < n; i++) s->tokens[i] = g->tokens[i];
-  s->question = (leank_question){.text = "",
-                                 .answer_text = "",
-                                 .prompt = s->tokens + g->n_prompt - 1,
-                                 .n_prompt = 1,
-                                 .answer = s->tokens + g->n_prompt,
-                                 .n_answer = g->n_answer + 1,
-                                 .n_text = g->n_answer + 1};
-  s->context = (leank_context){.tokens = s->tokens,
-                               .n_tokens = g->n_prompt - 1,
-                               .questions = &s->question,
-                               .n_questions = 1};
+  s->question = lk_fixture_question(s->tokens + g->n_prompt - 1, 1, g->n_answer);
+  return (leank_context){.tokens = s->tokens,
+                         .n_tokens = g->n_prompt - 1,
+                         .questions = &s->question,
+                         .n_questions = 1};
 }
 
 static void subject_open(subject *s, const char *name, leank_kv_type type, size_t n_threads) {
@@ -106,60 +94,22 @@ static void subject_open(subject *s, const char *name, leank_kv_type type, size_
   s->golden = golden_open(name);
   snprintf(path, sizeof path, "%s/gradients/%s", LEANK_TEST_DATA, name);
   lk_assert_ok(leank_model_open(path, NULL, &s->model, &err), &err);
-  make_context(s);
-  const leank_model_info *m = leank_model_get_info(s->model);
-  const lk_contexts contexts = {&s->context, 1};
-  const lk_backend_options options = {
-      .kv_type = type,
-      .n_threads = n_threads,
-      .cpu = lk_test_cpu(),
-      .max_few_rows = 1,
-      .max_pages = lk_prefill_max_pages(contexts),
-      .shape = {.n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim},
-      .precise_attention = true};
-  const lk_prefill_options prefill = {.chunk = 128};
-  lk_assert_ok(lk_backend_open_cpu(&options, &s->backend, &err), &err);
-  lk_assert_ok(lk_prefill_open(s->model, s->backend, type, contexts, &s->prefill, &err), &err);
-  lk_assert_ok(lk_prefill_read(&s->prefill, 0, &prefill, &err), &err);
-  s->answer = &s->prefill.contexts[0].answers[0];
-  lk_assert_ok(lk_answer_pass_open(&s->prefill, s->answer->n_rows, 1, true, &s->pass, &err), &err);
-  lk_assert_ok(lk_seen_mask_open(m, s->backend, &s->seen, &err), &err);
-  s->n_params = m->n_layers * m->n_kv_heads * m->head_dim;
-  s->n_hidden = s->answer->n_rows * m->hidden;
-  assert_int_equal(s->answer->n_rows, s->golden.n_answer);
+  const leank_context context = make_context(s);
+  lk_answer_fixture_open(&s->answers, s->model, &context, type, n_threads);
+  s->n_params = s->answers.n_params;
 }
 
 static void subject_close(subject *s) {
-  lk_seen_mask_close(&s->seen);
-  lk_answer_pass_close(&s->pass);
-  lk_prefill_close(&s->prefill);
-  s->backend->ops->close(s->backend);
+  lk_answer_fixture_close(&s->answers);
   leank_model_close(&s->model);
   lk_safetensors_close(&s->golden.file);
   test_free(s->tokens);
 }
 
-/* Loss and gradient[n_params] in half order, of the plain objective, for what s->seen says. */
+/* Loss and gradient[n_params] in half order, of the plain objective, for what the rows see. */
 static double gradient_of(subject *s, double *gradient) {
-  leank_error err;
-  const leank_model_info *m = leank_model_get_info(s->model);
-  const lk_seen seen =
-      lk_seen_of(&s->seen, (lk_split){s->golden.n_sink, s->golden.n_recent, LEANK_PAGE_TOKENS});
-  float *dhidden = test_calloc(s->n_hidden, sizeof *dhidden);
-  double *dweight = test_calloc(s->n_params, sizeof *dweight), loss = 0;
-  lk_assert_ok(lk_answer_forward(&s->pass, &s->answer, 1, &seen, &err), &err);
-  for (size_t i = 0; i < s->n_hidden; i++) {
-    const double d = (double)s->pass.forward.norm[i] - (double)s->answer->hidden[i];
-    loss += d * d / (double)s->n_hidden;
-    dhidden[i] = (float)(2 * d / (double)s->n_hidden);
-  }
-  lk_assert_ok(lk_answer_backward(&s->pass, dhidden, dweight, &err), &err);
-  for (size_t i = 0; i < s->n_params; i++)
-    gradient[i] = dweight[i / m->head_dim * m->head_dim +
-                          lk_channel_from_half(m->order, m->head_dim, i % m->head_dim)];
-  test_free(dhidden);
-  test_free(dweight);
-  return loss;
+  const lk_split split = {s->golden.n_sink, s->golden.n_recent, LEANK_PAGE_TOKENS};
+  return lk_fixture_loss(&s->answers, s->answers.answers, 1, split, gradient);
 }
 
 static double relative_error(const double *got, const double *want, size_t n) {
@@ -201,9 +151,9 @@ static void check_case(const char *name, leank_kv_type type, double tolerance) {
   subject s;
   subject_open(&s, name, type, 2);
   const bool mean = s.golden.mean_compensation;
-  lk_seen_mask_set_alpha(&s.seen, s.golden.alpha, mean);
+  lk_seen_mask_set_alpha(&s.answers.seen, s.golden.alpha, mean);
   check_gradient(&s, name, "gradient", "loss", tolerance);
-  lk_seen_mask_set_kept(&s.seen, s.golden.mask, LEANK_POLICY_DROP, mean, false);
+  lk_seen_mask_set_kept(&s.answers.seen, s.golden.mask, LEANK_POLICY_DROP, mean, false);
   check_gradient(&s, name, "gradient2", "loss2", tolerance);
   subject_close(&s);
 }
@@ -225,8 +175,8 @@ static void threads_do_not_matter(void **state) {
   subject_open(&one, "g7-d64", LEANK_KV_BF16, 1);
   subject_open(&three, "g7-d64", LEANK_KV_BF16, 3);
   double *a = test_calloc(one.n_params, sizeof *a), *b = test_calloc(one.n_params, sizeof *b);
-  lk_seen_mask_set_alpha(&one.seen, one.golden.alpha, false);
-  lk_seen_mask_set_alpha(&three.seen, three.golden.alpha, false);
+  lk_seen_mask_set_alpha(&one.answers.seen, one.golden.alpha, false);
+  lk_seen_mask_set_alpha(&three.answers.seen, three.golden.alpha, false);
   assert_true(gradient_of(&one, a) == gradient_of(&three, b));
   assert_memory_equal(a, b, one.n_params * sizeof *a);
   test_free(a);

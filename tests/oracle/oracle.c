@@ -30,6 +30,12 @@ static void *zeroed(size_t n, size_t size) {
   return p;
 }
 
+static void require(bool condition, const char *what) {
+  if (condition) return;
+  fprintf(stderr, "oracle: %s\n", what);
+  abort();
+}
+
 static double *doubles(size_t n) { return zeroed(n, sizeof(double)); }
 
 /* ---- weights ---- */
@@ -79,6 +85,7 @@ lk_oracle *lk_oracle_open(const lk_oracle_weights *w, const lk_oracle_options *o
                           size_t n_ctx) {
   lk_oracle *o = zeroed(1, sizeof *o);
   const size_t n_cache = w->n_layers * n_ctx * w->n_kv_heads * w->head_dim;
+  require(!options->weight || (options->head && !options->kept), "weights need kinds, no mask");
   o->w = w;
   o->options = *options;
   o->n_ctx = n_ctx;
@@ -110,12 +117,6 @@ void lk_oracle_close(lk_oracle **oracle) {
 size_t lk_oracle_length(const lk_oracle *o) { return o->n_tokens; }
 void lk_oracle_set_stats(lk_oracle *o, leank_head_stats *stats) { o->stats = stats; }
 
-static void require(bool condition, const char *what) {
-  if (condition) return;
-  fprintf(stderr, "oracle: %s\n", what);
-  abort();
-}
-
 void lk_oracle_rewind(lk_oracle *o, size_t n_tokens) {
   require(n_tokens <= o->n_tokens, "rewind beyond the end");
   o->n_tokens = n_tokens;
@@ -140,7 +141,8 @@ void lk_oracle_copy(lk_oracle *to, const lk_oracle *from) {
 size_t lk_oracle_middle_end(const lk_oracle *o, size_t n_tokens) {
   const size_t full = o->options.n_sink + o->options.n_recent;
   const size_t beyond = n_tokens > full ? n_tokens - full : 0;
-  return o->options.n_sink + beyond / LEANK_PAGE_TOKENS * LEANK_PAGE_TOKENS;
+  const size_t step = o->options.step ? o->options.step : LEANK_PAGE_TOKENS;
+  return o->options.n_sink + beyond / step * step;
 }
 
 /* ---- arithmetic ---- */
@@ -181,12 +183,14 @@ typedef struct view {
   size_t middle_begin, middle_end;
   const uint8_t *kept; /* [D] or NULL */
   size_t n_kept;
+  const double *weight; /* [D] or NULL */
+  lk_oracle_head head;
   double *mean;     /* [D] mean of the middle's keys, all channels */
   size_t n_entries; /* in logit, weight, value */
 } view;
 
 static bool in_middle(const view *s, size_t j) {
-  return s->kept && j >= s->middle_begin && j < s->middle_end;
+  return (s->kept || s->weight) && j >= s->middle_begin && j < s->middle_end;
 }
 
 /* weight: how many tokens the entry stands for in the denominator; value: what exp(logit) takes to
@@ -229,6 +233,26 @@ static double middle_logit(const lk_oracle *o, const view *s, const double *q, c
   return sum;
 }
 
+static double weighted_logit(const lk_oracle *o, const view *s, const double *q, const double *k) {
+  double sum = 0;
+  for (size_t c = 0; c < o->w->head_dim; c++) {
+    sum += s->weight[c] * q[c] * k[c];
+    if (s->head == LK_ORACLE_MEAN) sum += (1 - s->weight[c]) * q[c] * s->mean[c];
+  }
+  return sum;
+}
+
+/* Token j of the middle. */
+static void add_middle_entry(lk_oracle *o, view *s, const double *q, const double *k,
+                             const double *v, double scale) {
+  if (s->weight && s->head != LK_ORACLE_ABSENT)
+    add_entry(o, s, scale * weighted_logit(o, s, q, k), 1, v);
+  else if (s->n_kept > 0)
+    add_entry(o, s, scale * middle_logit(o, s, q, k), 1, v);
+  else if (o->options.fault == LK_FAULT_ZERO_LOGIT)
+    add_entry(o, s, 0, 1, v);
+}
+
 static bool hidden_by_fault(const lk_oracle *o, size_t j, size_t row) {
   return o->options.fault == LK_FAULT_HIDE && j < row && j >= o->options.hide_begin &&
          j < o->options.hide_end;
@@ -242,10 +266,8 @@ static void collect(lk_oracle *o, view *s, const double *q) {
     if (hidden_by_fault(o, j, s->row)) continue;
     if (!in_middle(s, j))
       add_entry(o, s, scale * dot(q, k, o->w->head_dim), 1, v);
-    else if (s->n_kept > 0)
-      add_entry(o, s, scale * middle_logit(o, s, q, k), 1, v);
-    else if (o->options.fault == LK_FAULT_ZERO_LOGIT)
-      add_entry(o, s, 0, 1, v);
+    else
+      add_middle_entry(o, s, q, k, v, scale);
   }
   const bool has_middle = s->kept && s->middle_end > s->middle_begin;
   if (has_middle && s->n_kept == 0 && o->options.policy == LEANK_POLICY_MEAN)
@@ -283,20 +305,31 @@ static void faulty_merge(const lk_oracle *o, const view *s, double *out) {
   free(sum);
 }
 
+static view head_view(const lk_oracle *o, size_t layer, size_t h, size_t row, size_t n_split,
+                      double *mean) {
+  const size_t d = o->w->head_dim, head = layer * o->w->n_kv_heads + h;
+  view s = {.layer = layer,
+            .kv_head = h,
+            .row = row,
+            .middle_begin = o->options.n_sink,
+            .middle_end = lk_oracle_middle_end(o, n_split),
+            .mean = mean};
+  if (o->options.kept) s.kept = o->options.kept + head * d;
+  for (size_t c = 0; c < d && s.kept; c++) s.n_kept += s.kept[c];
+  if (o->options.weight) {
+    s.weight = o->options.weight + head * d;
+    s.head = o->options.head[head];
+  }
+  if (s.kept || s.head == LK_ORACLE_MEAN) middle_mean(o, &s);
+  return s;
+}
+
 static void attend(lk_oracle *o, size_t layer, size_t row, size_t n_split) {
   const lk_oracle_weights *w = o->w;
   const size_t d = w->head_dim, group = w->n_heads / w->n_kv_heads;
   double *mean = doubles(d);
   for (size_t h = 0; h < w->n_kv_heads; h++) {
-    view s = {.layer = layer,
-              .kv_head = h,
-              .row = row,
-              .middle_begin = o->options.n_sink,
-              .middle_end = lk_oracle_middle_end(o, n_split),
-              .mean = mean};
-    if (o->options.kept) s.kept = o->options.kept + (layer * w->n_kv_heads + h) * d;
-    for (size_t c = 0; c < d && s.kept; c++) s.n_kept += s.kept[c];
-    if (s.kept) middle_mean(o, &s);
+    view s = head_view(o, layer, h, row, n_split, mean);
     for (size_t g = 0; g < group; g++) {
       const size_t head = h * group + g;
       s.n_entries = 0;

@@ -44,8 +44,20 @@ typedef enum lk_oracle_fault {
   LK_FAULT_HIDE        /* tokens [hide_begin, hide_end) are seen by no row after them */
 } lk_oracle_fault;
 
+/* How a head sees its middle through channel weights w: logits are the sum over c of
+ * w_c q_c k_c, plus (1 - w_c) q_c mean_c where the mean of the middle's keys stands in. */
+typedef enum lk_oracle_head {
+  LK_ORACLE_PLAIN = 0, /* nothing stands in */
+  LK_ORACLE_MEAN,
+  LK_ORACLE_ABSENT /* the middle does not exist */
+} lk_oracle_head;
+
 typedef struct lk_oracle_options {
-  const uint8_t *kept; /* [L][Hk][D] 0 or 1; NULL = dense */
+  const uint8_t *kept;        /* [L][Hk][D] 0 or 1; NULL = dense */
+  const double *weight;       /* [L][Hk][D] in the place of kept (then NULL), or NULL. Read by every
+                                 row anew: the owner may change them between feeds */
+  const lk_oracle_head *head; /* [L][Hk], with weight */
+  size_t step; /* tokens enter the middle in groups of so many; 0 = 64, as deployed */
   size_t n_sink, n_recent;
   leank_policy policy;
   bool mean_compensation;
