@@ -77,6 +77,12 @@ static void test_middle_end_by_hand(void **state) {
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
     assert_int_equal(lk_oracle_middle_end(oracle, cases[i][0]), cases[i][1]);
   lk_oracle_close(&oracle);
+  f->options.step = 1;
+  oracle = lk_oracle_open(&f->weights, &f->options, 1);
+  static const size_t slides[][2] = {{0, 64}, {134, 64}, {135, 65}, {198, 128}, {1000, 930}};
+  for (size_t i = 0; i < sizeof slides / sizeof *slides; i++)
+    assert_int_equal(lk_oracle_middle_end(oracle, slides[i][0]), slides[i][1]);
+  lk_oracle_close(&oracle);
 }
 
 /* Heads that keep nothing, dropped: a dense model that cannot see the middle. */
@@ -123,6 +129,47 @@ static void test_mean_of_equal_keys_is_exact(void **state) {
   free(a);
   free(b);
   free(c);
+}
+
+/* A mask's logits by weights 0 and 1: the same sums, under every policy. */
+static void check_weights_of_mask(fixture *f, leank_policy policy, bool mean_compensation,
+                                  double tolerance) {
+  const size_t d = f->spec.head_dim, n_heads = f->spec.n_kv_heads;
+  double *weight = test_calloc(n_heads * d, sizeof *weight);
+  lk_oracle_head *head = test_calloc(n_heads, sizeof *head);
+  lk_oracle_options mask = f->options, weights = f->options;
+  mask.policy = policy;
+  mask.mean_compensation = mean_compensation;
+  for (size_t h = 0; h < n_heads; h++) {
+    size_t n_kept = 0;
+    for (size_t c = 0; c < d; c++) {
+      weight[h * d + c] = f->kept[h * d + c];
+      n_kept += f->kept[h * d + c];
+    }
+    head[h] = mean_compensation ? LK_ORACLE_MEAN : LK_ORACLE_PLAIN;
+    if (n_kept == 0) head[h] = policy == LEANK_POLICY_MEAN ? LK_ORACLE_MEAN : LK_ORACLE_ABSENT;
+  }
+  weights.kept = NULL;
+  weights.weight = weight;
+  weights.head = head;
+  double *a = run(f, &mask), *b = run(f, &weights);
+  assert_true(lk_error_f64(b, a, (size_t)N * V) < tolerance);
+  weight[0] = weight[d] = 0.5;
+  double *c = run(f, &weights);
+  assert_true(lk_error_f64(c, b, (size_t)N * V) > 1e-3);
+  free(a);
+  free(b);
+  free(c);
+  test_free(weight);
+  test_free(head);
+}
+
+static void test_weights_0_and_1_are_a_mask(void **state) {
+  fixture *f = *state;
+  memset(f->kept, 0, f->spec.head_dim); /* one head keeps nothing, the other some */
+  check_weights_of_mask(f, LEANK_POLICY_DROP, false, 1e-12);
+  check_weights_of_mask(f, LEANK_POLICY_MEAN, false, 1e-12);
+  check_weights_of_mask(f, LEANK_POLICY_DROP, true, 1e-12);
 }
 
 /* A turn after T0 tokens sees what a decode step at T0 would not, and the reverse. */
@@ -190,6 +237,7 @@ int main(void) {
       ORACLE_TEST(test_middle_end_by_hand),
       ORACLE_TEST(test_dropped_middle_is_not_there),
       ORACLE_TEST(test_mean_of_equal_keys_is_exact),
+      ORACLE_TEST(test_weights_0_and_1_are_a_mask),
       ORACLE_TEST(test_turn_and_decode_see_different_splits),
       cmocka_unit_test(test_two_tokens_by_hand),
   };
