@@ -150,7 +150,7 @@ typedef struct lk_backend_ops {
   void (*rms_norm_backward)(lk_backend *be, const float *x, size_t n_rows, size_t n,
                             const lk_tensor *w, float eps, const float *dy, float *dx);
   /* dgate[n], dup[n] = the gradients of swiglu's gate and up, given that of its result, dout[n].
-   * dgate may be gate, and dup may be up. */
+   * dgate may be gate or dout, and dup may be up. */
   void (*swiglu_backward)(lk_backend *be, const float *gate, const float *up, size_t n,
                           const float *dout, float *dgate, float *dup);
 

@@ -166,18 +166,21 @@ static void check_swiglu_backward(checkkern *ck, const lk_rows_variant *v, size_
   float *dout = random_row(n, 2, front, rng);
   float *dgate = copy_row(up, n, front), *dup = copy_row(gate, n, front);
   float *gate_out = copy_row(gate, n, front), *up_out = copy_row(up, n, front);
+  float *dout_out = copy_row(dout, n, front);
   v->swiglu_backward(gate, up, dout, n, dgate, dup);
   v->swiglu_backward(gate_out, up_out, dout, n, gate_out, up_out);
+  v->swiglu_backward(gate, up, dout_out, n, dout_out, dup);
   for (size_t i = 0; i < n; i++) {
     checkkern_expect(ck, swiglu_gradients_ok(dgate[i], dup[i], gate[i], up[i], dout[i]), v->name,
                      "swiglu_backward(%a, %a, %a) at %zu of %zu is %.9g, %.9g", (double)gate[i],
                      (double)up[i], (double)dout[i], i, n, (double)dgate[i], (double)dup[i]);
-    checkkern_expect(ck, same(dgate[i], gate_out[i]) && same(dup[i], up_out[i]), v->name,
-                     "swiglu_backward of %zu in place: other bits", n);
+    checkkern_expect(
+        ck, same(dgate[i], gate_out[i]) && same(dup[i], up_out[i]) && same(dgate[i], dout_out[i]),
+        v->name, "swiglu_backward of %zu in place: other bits", n);
   }
   free_row(gate, n, front), free_row(up, n, front), free_row(dout, n, front);
   free_row(dgate, n, front), free_row(dup, n, front);
-  free_row(gate_out, n, front), free_row(up_out, n, front);
+  free_row(gate_out, n, front), free_row(up_out, n, front), free_row(dout_out, n, front);
 }
 
 /* Gates of every exponent and sign, infinities, NaN and zeros included. */

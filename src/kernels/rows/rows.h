@@ -29,7 +29,7 @@ typedef struct lk_rows_variant {
                             float *dx);
   /* With p = 1 / (1 + exp(-gate_i)) and dout the gradient of swiglu's out:
    * dgate_i = dout_i up_i p (1 + gate_i (1 - p)), dup_i = dout_i gate_i p.
-   * dgate may be gate, and dup may be up. */
+   * dgate may be gate or dout, and dup may be up. */
   void (*swiglu_backward)(const float *gate, const float *up, const float *dout, size_t n,
                           float *dgate, float *dup);
 } lk_rows_variant;

@@ -27,9 +27,9 @@ ROWS_LINKAGE void ROWS_NAME(swiglu_backward)(const ROWS_REAL *gate, const ROWS_R
                                              const ROWS_REAL *dout, size_t n, ROWS_REAL *dgate,
                                              ROWS_REAL *dup) {
   for (size_t i = 0; i < n; i++) {
-    const ROWS_REAL g = gate[i], u = up[i], e = exp(-fabs(g));
+    const ROWS_REAL g = gate[i], u = up[i], d = dout[i], e = exp(-fabs(g));
     const ROWS_REAL p = (g < 0 ? e : 1) / (1 + e), rest = (g < 0 ? 1 : e) / (1 + e);
-    dgate[i] = p * (1 + g * rest) * u * dout[i];
-    dup[i] = g * p * dout[i];
+    dgate[i] = p * (1 + g * rest) * u * d;
+    dup[i] = g * p * d;
   }
 }
