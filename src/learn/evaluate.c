@@ -121,6 +121,7 @@ typedef struct rows_job {
   const float *full, *pruned; /* [n][hidden] */
   size_t hidden;
   size_t best_dense[ROWS], best[ROWS];
+  double lse_dense[ROWS]; /* log of the sum of exp(logit) */
   double kl[ROWS], error[ROWS];
 } rows_job;
 
@@ -131,42 +132,37 @@ static size_t largest(const float *x, size_t n) {
   return best;
 }
 
-static double sum_exp(const float *x, size_t n, float top) {
+static double log_sum_exp(const float *x, size_t n, float top) {
   double sum = 0;
   for (size_t i = 0; i < n; i++) sum += (double)expf(x[i] - top);
-  return sum;
+  return (double)top + log(sum);
 }
 
-/* Item: one row; dense logits become log p, and p beside. */
+/* Item: one row; p of the dense logits. */
 static void dense_item(void *ctx, size_t r, size_t thread) {
   (void)thread;
   rows_job *job = ctx;
-  float *x = job->dense + r * job->n_vocab, *p = job->p + r * job->n_vocab;
+  const float *x = job->dense + r * job->n_vocab;
+  float *p = job->p + r * job->n_vocab;
   job->best_dense[r] = largest(x, job->n_vocab);
-  const float top = x[job->best_dense[r]];
-  const float lse = top + (float)log(sum_exp(x, job->n_vocab, top));
-  for (size_t v = 0; v < job->n_vocab; v++) {
-    x[v] -= lse;
-    p[v] = expf(x[v]);
-  }
+  const double lse = log_sum_exp(x, job->n_vocab, x[job->best_dense[r]]);
+  job->lse_dense[r] = lse;
+  for (size_t v = 0; v < job->n_vocab; v++) p[v] = expf((float)((double)x[v] - lse));
 }
 
-/* Item: one row; KL = sum p (log p - log q). */
+/* Item: one row; KL = sum p (log p - log q), from differences of logits: exactly 0 for equal ones.
+ */
 static void masked_item(void *ctx, size_t r, size_t thread) {
   (void)thread;
   rows_job *job = ctx;
   const float *x = job->masked + r * job->n_vocab, *p = job->p + r * job->n_vocab;
-  const float *log_p = job->dense + r * job->n_vocab;
+  const float *dense = job->dense + r * job->n_vocab;
   job->best[r] = largest(x, job->n_vocab);
-  const float top = x[job->best[r]];
-  const double lse = (double)top + log(sum_exp(x, job->n_vocab, top));
-  double kl = 0, mass = 0, difference = 0, square = 0;
-  for (size_t v = 0; v < job->n_vocab; v++) {
-    kl += (double)p[v] * ((double)log_p[v] - (double)x[v]);
-    mass += (double)p[v];
-  }
-  job->kl[r] = kl + mass * lse;
-  if (job->kl[r] < 0) job->kl[r] = 0; /* rounding of equal rows */
+  const double shift = log_sum_exp(x, job->n_vocab, x[job->best[r]]) - job->lse_dense[r];
+  double kl = 0, difference = 0, square = 0;
+  for (size_t v = 0; v < job->n_vocab; v++)
+    kl += (double)p[v] * ((double)dense[v] - (double)x[v] + shift);
+  job->kl[r] = kl > 0 ? kl : 0; /* rounding of nearly equal rows */
   for (size_t c = 0; c < job->hidden; c++) {
     const double a = job->full[r * job->hidden + c], b = job->pruned[r * job->hidden + c];
     difference += (a - b) * (a - b);

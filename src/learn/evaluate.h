@@ -32,7 +32,7 @@ typedef struct lk_evaluator {
   lk_team *team;
   lk_answer_pass pass;
   float *hidden;         /* [masks][max_rows][hidden] */
-  float *dense, *masked; /* [ROWS][V] logits; dense: then log p */
+  float *dense, *masked; /* [ROWS][V] logits */
   float *p;              /* [ROWS][V] dense probabilities */
   float *dense_rows;     /* [ROWS][hidden] on the backend */
   size_t max_rows, max_masks;
