@@ -185,7 +185,8 @@ LEANK_API const leank_dataset *leank_learner_held_out_set(const leank_learner *l
  * decoding would see it. se: standard error over prompts. */
 typedef struct leank_mask_report {
   size_t n_prompts, n_rows;
-  double kl_mean, kl_se, kl_p99;  /* KL(dense || mask), nats */
+  double kl_mean, kl_se, kl_p99;  /* KL(dense || mask), nats; p99: the least value that 99 % of the
+                                     rows do not exceed */
   double hidden_error, hidden_se; /* |H_full - H_mask|^2 / |H_full|^2 */
   double top1;                    /* share of rows whose likeliest token agrees with dense */
   double accuracy, accuracy_se;   /* share of prompts whose answer greedy decoding gives */

@@ -72,7 +72,7 @@ void lk_score_report(lk_score *s, leank_mask_report *out) {
     r.kl_mean = kl / (double)s->n_rows;
     r.hidden_error = hidden / (double)s->n_rows;
     r.top1 = agree / (double)s->n_rows;
-    r.kl_p99 = (double)s->row_kl[(s->n_rows - 1) * 99 / 100];
+    r.kl_p99 = (double)s->row_kl[(s->n_rows * 99 + 99) / 100 - 1];
   }
   *out = r;
 }
