@@ -94,7 +94,7 @@ LEANK_API void leank_text_free(char **text);
 
 /* ---- a text ---- */
 
-/* Some 2,400 tokens of English prose in the public domain, paragraphs between blank lines: what is
+/* Some 2,500 tokens of English prose in the public domain, paragraphs between blank lines: what is
  * measured on and hidden in where nobody names a text. NUL-terminated; n_bytes may be NULL. Static
  * storage. */
 LEANK_API const char *leank_sample_text(size_t *n_bytes);

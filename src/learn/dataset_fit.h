@@ -8,8 +8,8 @@
 typedef struct lk_fit_options {
   leank_task task; /* not LEANK_TASK_FILE */
   size_t n_questions;
-  size_t aim; /* tokens: no prompt with its answer is longer, and one more unit would make one so,
-                 or there is less than a unit's error of estimation left */
+  size_t aim; /* tokens that no prompt with its answer exceeds; one more line or sentence would, as
+                 far as the tokens of a byte tell */
   uint64_t seed;
   const lk_haystack *haystack;
 } lk_fit_options;
