@@ -210,7 +210,8 @@ typedef struct leank_compare_options {
 
 LEANK_API void leank_compare_options_default(leank_compare_options *options);
 /* reports[n_masks]. One dense prefill per context serves all masks; a mask is used as its own
- * metadata say (sink, recent, policy). LEANK_E_MISMATCH: a mask of another model. */
+ * metadata say (sink, recent, policy). LEANK_E_MISMATCH: a mask or a data set of another model;
+ * LEANK_E_STATE: the model's weights hold NaN or infinity. */
 LEANK_API leank_status leank_masks_compare(const leank_model *model, const leank_dataset *dataset,
                                            const leank_mask *const *masks, size_t n_masks,
                                            const leank_compare_options *options,

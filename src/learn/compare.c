@@ -4,7 +4,7 @@
 #include "learn/evaluate.h"
 #include "learn/seen_mask.h"
 
-enum { DEFAULT_CHUNK = 2048, BATCH_ROWS = 512 };
+enum { DEFAULT_CHUNK = 2048, BATCH_ROWS = 512, MAX_WINDOW = 1 << 26 };
 
 void leank_compare_options_default(leank_compare_options *o) {
   *o = (leank_compare_options){.struct_size = sizeof *o,
@@ -27,7 +27,32 @@ typedef struct comparison {
   size_t context;
 } comparison;
 
-static leank_status check(const leank_model *model, const leank_mask *const *masks, size_t n_masks,
+static bool are_tokens(const leank_token *tokens, size_t n, size_t n_vocab) {
+  for (size_t i = 0; i < n; i++)
+    if (tokens[i] < 0 || (size_t)tokens[i] >= n_vocab) return false;
+  return true;
+}
+
+/* A data set may have been made with another model, whose tokens this one has not. */
+static bool are_contexts(lk_contexts contexts, const leank_model_info *m) {
+  for (size_t i = 0; i < contexts.n; i++) {
+    const leank_context *c = &contexts.list[i];
+    if (!are_tokens(c->tokens, c->n_tokens, m->n_vocab)) return false;
+    for (size_t j = 0; j < c->n_questions; j++) {
+      const leank_question *q = &c->questions[j];
+      if (!are_tokens(q->prompt, q->n_prompt, m->n_vocab) ||
+          !are_tokens(q->answer, q->n_answer, m->n_vocab) ||
+          c->n_tokens + q->n_prompt + q->n_answer > m->n_ctx_train)
+        return false;
+    }
+  }
+  return true;
+}
+
+static bool is_window(size_t n) { return n == SIZE_MAX || n <= MAX_WINDOW; }
+
+static leank_status check(const leank_model *model, const leank_dataset *dataset,
+                          const leank_mask *const *masks, size_t n_masks,
                           const leank_compare_options *o, leank_error *err) {
   leank_status status = LEANK_OK;
   LK_FAIL_IF(o->struct_size != sizeof *o, err, LEANK_E_ARGUMENT, -1,
@@ -36,6 +61,13 @@ static leank_status check(const leank_model *model, const leank_mask *const *mas
   LK_FAIL_IF(n_masks == 0, err, LEANK_E_ARGUMENT, -1, "no mask to compare");
   LK_FAIL_IF(o->n_sink != SIZE_MAX && o->n_sink % LEANK_PAGE_TOKENS != 0, err, LEANK_E_ARGUMENT, -1,
              "%zu sink tokens: a multiple of %d is possible", o->n_sink, LEANK_PAGE_TOKENS);
+  LK_FAIL_IF(!is_window(o->n_sink) || !is_window(o->n_recent), err, LEANK_E_ARGUMENT, -1,
+             "%zu sink and %zu recent tokens: at most %d", o->n_sink, o->n_recent, MAX_WINDOW);
+  LK_FAIL_IF(o->kv_type != LEANK_KV_BF16 && o->kv_type != LEANK_KV_F32, err, LEANK_E_ARGUMENT, -1,
+             "unknown type of K and V %d", (int)o->kv_type);
+  LK_FAIL_IF(!are_contexts(lk_contexts_of(dataset), &model->info), err, LEANK_E_MISMATCH, -1,
+             "the data set holds tokens or lengths that this model has not: it was made with "
+             "another");
   for (size_t i = 0; i < n_masks; i++) LK_TRY(leank_mask_check(masks[i], &model->info, NULL, err));
 cleanup:
   return status;
@@ -121,6 +153,7 @@ static leank_status compare_context(comparison *c, size_t i, leank_error *err) {
   size_t n = 0;
   c->context = i;
   LK_TRY(lk_prefill_read(&c->prefill, i, &prefill, err));
+  LK_TRY(lk_prefill_check(&c->prefill, i, err));
   for (size_t j = 0; j < c->prefill.contexts[i].n_answers; j++)
     if (c->prefill.contexts[i].answers[j].n_rows > 0)
       c->answers[n++] = &c->prefill.contexts[i].answers[j];
@@ -153,7 +186,7 @@ leank_status leank_masks_compare(const leank_model *model, const leank_dataset *
   leank_compare_options defaults;
   leank_compare_options_default(&defaults);
   comparison c = {.model = model, .options = options ? options : &defaults, .n_masks = n_masks};
-  LK_TRY(check(model, masks, n_masks, c.options, err));
+  LK_TRY(check(model, dataset, masks, n_masks, c.options, err));
   LK_TRY(open(&c, dataset, masks, err));
   for (size_t i = 0; i < c.prefill.n_contexts; i++) LK_TRY(compare_context(&c, i, err));
   for (size_t i = 0; i < n_masks; i++) {

@@ -38,20 +38,6 @@ static void on_read(void *user, uint64_t done, uint64_t total) {
   lk_learner_tell(r->l, &event);
 }
 
-/* Broken weights show as hidden states that are not finite. */
-static leank_status check_finite(const lk_prefill *p, size_t i, leank_error *err) {
-  const lk_read_context *rc = &p->contexts[i];
-  const size_t hidden = p->model->info.hidden;
-  for (size_t j = 0; j < rc->n_answers; j++)
-    for (size_t k = 0; k < rc->answers[j].n_rows * hidden; k++)
-      if (!isfinite(rc->answers[j].hidden[k]))
-        return lk_fail(err, LEANK_E_STATE, -1,
-                       "the dense model's hidden states are not finite (context %zu, question "
-                       "%zu): weights hold NaN or infinity",
-                       i, j);
-  return LEANK_OK;
-}
-
 static leank_status read_set(leank_learner *l, lk_prefill *p, reading *r, leank_error *err) {
   leank_status status = LEANK_OK;
   const lk_prefill_options options = {.chunk = l->options.prefill_chunk,
@@ -61,7 +47,7 @@ static leank_status read_set(leank_learner *l, lk_prefill *p, reading *r, leank_
                                       .user = r};
   for (size_t i = 0; i < p->n_contexts; i++) {
     LK_TRY(lk_prefill_read(p, i, &options, err));
-    LK_TRY(check_finite(p, i, err));
+    LK_TRY(lk_prefill_check(p, i, err));
     r->before += context_units(p, i);
   }
 cleanup:
@@ -160,10 +146,13 @@ static leank_status gradient_of(leank_learner *l, lk_answer *const *batch, lk_sp
     const size_t head = i / m->head_dim * m->head_dim;
     l->gradient[i] =
         l->dweight[head + lk_channel_from_half(m->order, m->head_dim, i % m->head_dim)];
-    LK_FAIL_IF(!isfinite(l->gradient[i]), err, LEANK_E_STATE, -1,
-               "the gradient is not finite (layer %zu)", i / (m->n_kv_heads * m->head_dim));
+    LK_FAIL_IF(
+        !isfinite(l->gradient[i]), err, LEANK_E_STATE, -1,
+        "the gradient is not finite (layer %zu): weights hold NaN or infinity, or are too large",
+        i / (m->n_kv_heads * m->head_dim));
   }
-  LK_FAIL_IF(!isfinite(*loss), err, LEANK_E_STATE, -1, "the loss is not finite");
+  LK_FAIL_IF(!isfinite(*loss), err, LEANK_E_STATE, -1,
+             "the loss is not finite: weights hold NaN or infinity, or are too large");
 cleanup:
   return status;
 }

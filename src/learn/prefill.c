@@ -1,5 +1,6 @@
 #include "learn/prefill.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "learn/answer_pass.h"
@@ -361,4 +362,17 @@ leank_status lk_prefill_read(lk_prefill *p, size_t i, const lk_prefill_options *
 cleanup:
   if (status != LEANK_OK) lk_prefill_drop(p, i);
   return status;
+}
+
+leank_status lk_prefill_check(const lk_prefill *p, size_t i, leank_error *err) {
+  const lk_read_context *rc = &p->contexts[i];
+  const size_t hidden = p->model->info.hidden;
+  for (size_t j = 0; j < rc->n_answers; j++)
+    for (size_t k = 0; k < rc->answers[j].n_rows * hidden; k++)
+      if (!isfinite(rc->answers[j].hidden[k]))
+        return lk_fail(err, LEANK_E_STATE, -1,
+                       "the dense model's hidden states are not finite (context %zu, question "
+                       "%zu): weights hold NaN or infinity",
+                       i, j);
+  return LEANK_OK;
 }

@@ -84,6 +84,9 @@ leank_status lk_prefill_open(const leank_model *model, lk_backend *backend, lean
  * _INTERRUPTED. */
 leank_status lk_prefill_read(lk_prefill *prefill, size_t i, const lk_prefill_options *options,
                              leank_error *err);
+/* LEANK_E_STATE where the dense answers of context i, which was read, are not finite: broken
+ * weights show there. */
+leank_status lk_prefill_check(const lk_prefill *prefill, size_t i, leank_error *err);
 /* Frees what context i holds. */
 void lk_prefill_drop(lk_prefill *prefill, size_t i);
 void lk_prefill_close(lk_prefill *prefill);
