@@ -6,7 +6,7 @@
 #include "base/hash.h"
 #include "learn/lambda.h"
 
-enum { DEFAULT_CHUNK = 2048, MAX_STEPS = 1 << 24, MAX_BATCH = 4096 };
+enum { DEFAULT_CHUNK = 2048, MAX_STEPS = 1 << 24, MAX_BATCH = 4096, MAX_ALIGN = 1 << 16 };
 
 void leank_learn_options_default(leank_learn_options *o) {
   *o = (leank_learn_options){.struct_size = sizeof *o,
@@ -76,6 +76,19 @@ cleanup:
   return status;
 }
 
+/* What the rounding and the cache would refuse, but only after the contexts have been read. */
+static leank_status check_kinds(const leank_learn_options *o, leank_error *err) {
+  leank_status status = LEANK_OK;
+  LK_FAIL_IF(o->align > MAX_ALIGN, err, LEANK_E_ARGUMENT, -1,
+             "counts that are multiples of %zu: at most %d is possible", o->align, MAX_ALIGN);
+  LK_FAIL_IF(o->budget != LEANK_BUDGET_GLOBAL && o->budget != LEANK_BUDGET_PER_HEAD, err,
+             LEANK_E_ARGUMENT, -1, "unknown budget %d", (int)o->budget);
+  LK_FAIL_IF(o->kv_type != LEANK_KV_BF16 && o->kv_type != LEANK_KV_F32, err, LEANK_E_ARGUMENT, -1,
+             "unknown type of K and V %d", (int)o->kv_type);
+cleanup:
+  return status;
+}
+
 static leank_status check_windows(const leank_learn_options *o, leank_error *err) {
   leank_status status = LEANK_OK;
   const size_t most = (size_t)1 << 26;
@@ -99,6 +112,7 @@ static leank_status resolve(const leank_model_info *info, const leank_learn_opti
              "learning options of %zu bytes: fill them with leank_learn_options_default",
              o.struct_size);
   LK_TRY(check_numbers(&o, err));
+  LK_TRY(check_kinds(&o, err));
   LK_TRY(check_windows(&o, err));
   if (o.align == 0) o.align = info->head_dim >= 128 ? 32 : 16;
   if (o.n_threads == 0) o.n_threads = lk_parallel_default_threads();
@@ -172,18 +186,31 @@ static leank_status open_backend(leank_learner *l, leank_error *err) {
   return lk_backend_open_cpu(&options, &l->backend, err);
 }
 
+/* Whether some row of the answer finds a middle. */
+static bool has_middle(const leank_learner *l, const lk_answer *a) {
+  const leank_learn_options *o = &l->options;
+  return a->first_pos + a->n_rows >= o->n_sink + o->n_recent + (o->paper ? 1 : LEANK_PAGE_TOKENS);
+}
+
 static leank_status list_answers(leank_learner *l, leank_error *err) {
   leank_status status = LEANK_OK;
+  size_t n_middle = 0;
   l->answers = lk_alloc(LK_MEM_OTHER, l->train.n_answers, sizeof *l->answers);
   l->order = lk_alloc(LK_MEM_OTHER, l->train.n_answers, sizeof *l->order);
   LK_FAIL_IF(!l->answers || !l->order, err, LEANK_E_MEMORY, -1, "out of memory");
   for (size_t i = 0; i < l->train.n_contexts; i++)
     for (size_t j = 0; j < l->train.contexts[i].n_answers; j++) {
       lk_answer *a = &l->train.contexts[i].answers[j];
-      if (a->n_rows > 0) l->answers[l->n_answers++] = a;
+      if (a->n_rows == 0) continue;
+      l->answers[l->n_answers++] = a;
+      n_middle += has_middle(l, a);
     }
   LK_FAIL_IF(l->n_answers == 0, err, LEANK_E_ARGUMENT, -1,
              "every answer is a single token: none has a row to learn from");
+  LK_FAIL_IF(n_middle == 0, err, LEANK_E_ARGUMENT, -1,
+             "no prompt of the training data is long enough to have a middle to learn from (%zu "
+             "sink and %zu recent tokens)",
+             l->options.n_sink, l->options.n_recent);
   if (l->options.batch > l->n_answers) l->options.batch = l->n_answers;
   l->order_epoch = UINT64_MAX;
 cleanup:
@@ -223,9 +250,8 @@ static leank_status find_checkpoint(leank_learner *l, leank_error *err) {
   float *const arrays[] = {l->alpha, l->m, l->v, l->alpha1};
   if (!l->checkpoint) return LEANK_OK;
   LK_TRY(lk_checkpoint_read(l->checkpoint, l->key, &l->state, arrays, l->n_params, &found, err));
-  /* One that cannot be written shows now, not after the first hour. */
-  if (!found)
-    LK_TRY(lk_checkpoint_write(l->checkpoint, l->key, &l->state, arrays, l->n_params, err));
+  /* One that cannot be written, though perhaps read, shows now, not after the first hour. */
+  LK_TRY(lk_checkpoint_write(l->checkpoint, l->key, &l->state, arrays, l->n_params, err));
 cleanup:
   return status;
 }
