@@ -71,6 +71,7 @@ void cli_progress_begin(cli_progress *progress, const char *label) {
 }
 
 static leank_session *volatile armed_session;
+static leank_learner *volatile armed_learner;
 static volatile sig_atomic_t interrupt_seen;
 
 void cli_progress_update(void *user, uint64_t done, uint64_t total) {
@@ -102,17 +103,22 @@ static void on_interrupt(int signal_number) {
   (void)signal_number;
   interrupt_seen = 1;
   if (armed_session) leank_session_interrupt(armed_session);
+  if (armed_learner) leank_learner_interrupt(armed_learner);
 }
 
-void cli_interrupt_arm(leank_session *session) {
+static void arm(leank_session *session, leank_learner *learner) {
   struct sigaction action = {0};
   interrupt_seen = 0;
   armed_session = session;
+  armed_learner = learner;
   action.sa_handler = on_interrupt;
   action.sa_flags = (int)(SA_RESETHAND | SA_RESTART);
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, NULL);
 }
+
+void cli_interrupt_arm(leank_session *session) { arm(session, NULL); }
+void cli_interrupt_arm_learner(leank_learner *learner) { arm(NULL, learner); }
 
 void cli_interrupt_disarm(void) {
   struct sigaction action = {0};
@@ -120,6 +126,7 @@ void cli_interrupt_disarm(void) {
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, NULL);
   armed_session = NULL;
+  armed_learner = NULL;
 }
 
 bool cli_interrupted(void) { return interrupt_seen != 0; }

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <leank/learn.h>
 #include <leank/session.h>
 
 #include "cli.h"
@@ -35,6 +36,8 @@ void cli_progress_end(cli_progress *progress);
 /* Ctrl-C. While armed, the first SIGINT is noted and interrupts the session (may be NULL); the
  * second kills. Disarmed, SIGINT kills. */
 void cli_interrupt_arm(leank_session *session);
+/* The same for a learner. */
+void cli_interrupt_arm_learner(leank_learner *learner);
 void cli_interrupt_disarm(void);
 bool cli_interrupted(void);
 

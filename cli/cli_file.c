@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli_console.h"
@@ -20,16 +21,36 @@ static bool write_bytes(int file, const char *bytes, size_t n) {
   return fsync(file) == 0;
 }
 
-int cli_write_file(const char *path, const char *bytes, size_t n) {
+/* A new file beside path; *name is freed by the caller. -1 and a complaint where it cannot be. */
+static int create_beside(const char *path, char **name) {
   size_t size = strlen(path) + 32;
-  char *beside = cli_alloc(size, 1);
+  *name = cli_alloc(size, 1);
+  snprintf(*name, size, "%s.tmp-%ld", path, (long)getpid());
+  int file = open(*name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (file < 0) cli_complain("%s: cannot create: %s", path, strerror(errno));
+  return file;
+}
+
+int cli_check_place(const char *path) {
+  struct stat st;
+  char *beside;
+  if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) return cli_complain("%s: is a folder", path);
+  int file = create_beside(path, &beside);
+  if (file >= 0) {
+    close(file);
+    unlink(beside);
+  }
+  free(beside);
+  return file >= 0 ? CLI_GO : CLI_FAILURE;
+}
+
+int cli_write_file(const char *path, const char *bytes, size_t n) {
+  char *beside;
   int code = CLI_GO;
-  snprintf(beside, size, "%s.tmp-%ld", path, (long)getpid());
-  int file = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  int file = create_beside(path, &beside);
   if (file < 0) {
-    code = cli_complain("%s: cannot create: %s", path, strerror(errno));
     free(beside);
-    return code;
+    return CLI_FAILURE;
   }
   if (!write_bytes(file, bytes, n))
     code = cli_complain("%s: cannot write: %s", path, strerror(errno));

@@ -10,4 +10,8 @@
  * Complains and returns CLI_FAILURE, else CLI_GO. */
 int cli_write_file(const char *path, const char *bytes, size_t n);
 
+/* Checks, before work whose result goes to path, that it will be possible to write it there.
+ * Complains and returns CLI_FAILURE, else CLI_GO. */
+int cli_check_place(const char *path);
+
 #endif

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cli_console.h"
+#include "cli_file.h"
 #include "cli_report.h"
 #include "learn_report.h"
 #include "learn_settings.h"
@@ -158,6 +159,25 @@ static int finish(const learn_options *o, const char *checkpoint, const learn_re
   return CLI_OK;
 }
 
+/* Opens the learner. --fresh sets a checkpoint aside first; it goes once everything else is right,
+ * and comes back where something is not. */
+static int open_learner(const learn_options *o, const leank_model *model,
+                        const leank_learn_options *options, leank_learner **out) {
+  leank_error err;
+  const char *path = options->checkpoint;
+  char *aside = path && o->fresh ? beside(path, ".old") : NULL;
+  if (aside && rename(path, aside) != 0) {
+    if (errno != ENOENT) cli_warn("%s: cannot rename: %s", path, strerror(errno));
+    free(aside);
+    aside = NULL;
+  }
+  leank_status status = leank_learner_open(model, options, out, &err);
+  if (aside && status == LEANK_OK) unlink(aside);
+  if (aside && status != LEANK_OK) rename(aside, path);
+  free(aside);
+  return status == LEANK_OK ? CLI_GO : cli_fail(&err);
+}
+
 static int learn(const learn_options *o, const char *path, const leank_model *model,
                  leank_learn_options *options) {
   leank_learner *learner = NULL;
@@ -168,23 +188,17 @@ static int learn(const learn_options *o, const char *path, const leank_model *mo
                                       : beside(o->checkpoint ? o->checkpoint : o->out,
                                                o->checkpoint ? "" : ".checkpoint");
   char *log = beside(o->log ? o->log : o->out, o->log ? "" : ".log.jsonl");
-  if (o->fresh && checkpoint && unlink(checkpoint) != 0 && errno != ENOENT) {
-    cli_warn("%s: cannot remove: %s", checkpoint, strerror(errno));
-  }
-  const bool resumes = checkpoint && access(checkpoint, F_OK) == 0;
-  if (!resumes) unlink(log);
+  const bool resumes = !o->fresh && checkpoint && access(checkpoint, F_OK) == 0;
   int code = learn_report_open(log, o->json, o->quiet, &report);
   options->checkpoint = checkpoint;
   options->on_event = learn_report_event;
   options->user = &report;
-  if (code == CLI_GO && leank_learner_open(model, options, &learner, &err) != LEANK_OK) {
-    code = cli_fail(&err);
-  }
+  if (code == CLI_GO) code = open_learner(o, model, options, &learner);
   if (code == CLI_GO) {
     report.learner = learner;
     learn_report_start(&report, learn_settings_json(options, leank_model_get_info(model)), path,
                        resumes);
-    cli_interrupt_arm(NULL);
+    cli_interrupt_arm_learner(learner);
     leank_status status = leank_learner_run(learner, &mask, &err);
     cli_interrupt_disarm();
     const int log_code = learn_report_close(&report);
@@ -216,7 +230,8 @@ int cmd_learn(int argc, char **argv) {
   leank_learn_options options;
   int code = parse(argc, argv, &o, path);
   if (code != CLI_GO) return code;
-  code = open_model(path[0], o.quiet, &model);
+  if (!o.print_config && !o.show_data) code = cli_check_place(o.out);
+  if (code == CLI_GO) code = open_model(path[0], o.quiet, &model);
   if (code == CLI_GO)
     code = learn_settings_resolve(&o.settings, leank_model_get_info(model), &options);
   if (code == CLI_GO && o.print_config) {

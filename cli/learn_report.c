@@ -3,15 +3,19 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli_report.h"
 
-/* Cuts what a killed run left of its last line. */
-static bool cut_unfinished_line(FILE *log) {
+/* Cuts what a killed run left of its last line; all that there is where nothing is gone on with.
+ * Devices and pipes have nothing to cut. */
+static bool cut_log(FILE *log, bool resumed) {
+  struct stat st;
   long end = 0;
+  if (fstat(fileno(log), &st) != 0 || !S_ISREG(st.st_mode)) return true;
   rewind(log);
-  for (int c = 0; (c = fgetc(log)) != EOF;)
+  for (int c = 0; resumed && (c = fgetc(log)) != EOF;)
     if (c == '\n') end = ftell(log);
   return !ferror(log) && ftruncate(fileno(log), end) == 0 && fseek(log, 0, SEEK_END) == 0;
 }
@@ -24,8 +28,7 @@ int learn_report_open(const char *log_path, bool json, bool quiet, learn_report 
                         .print_every = 10};
   if (!log_path) return CLI_GO;
   out->log = fopen(log_path, "a+");
-  if (!out->log || !cut_unfinished_line(out->log))
-    return cli_complain("%s: cannot write: %s", log_path, strerror(errno));
+  if (!out->log) return cli_complain("%s: cannot write: %s", log_path, strerror(errno));
   return CLI_GO;
 }
 
@@ -52,6 +55,7 @@ static void emit(learn_report *r, json_t *event) {
 
 void learn_report_start(learn_report *r, json_t *settings, const char *model, bool resumed) {
   json_t *j = json_object();
+  if (r->log && !cut_log(r->log, resumed)) r->log_errno = errno;
   json_object_set_new(j, "event", json_string("start"));
   json_object_set_new(j, "version", json_string(leank_version()));
   json_object_set_new(j, "model", cli_json_text(model));

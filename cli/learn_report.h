@@ -22,9 +22,11 @@ typedef struct learn_report {
   leank_learn_event last, eval; /* last event with counts; last evaluation */
 } learn_report;
 
-/* Opens the log for appending (path NULL: none). Complains and returns CLI_FAILURE, else CLI_GO. */
+/* Opens the log for appending (path NULL: none); what it holds stays until learn_report_start.
+ * Complains and returns CLI_FAILURE, else CLI_GO. */
 int learn_report_open(const char *log_path, bool json, bool quiet, learn_report *out);
-/* Writes {"event":"start", ...}; settings is taken over. */
+/* Writes {"event":"start", ...} behind what earlier parts of the run have logged (resumed), or in
+ * place of what the log held; settings is taken over. */
 void learn_report_start(learn_report *report, json_t *settings, const char *model, bool resumed);
 /* A leank_learn_options.on_event; user is a learn_report. */
 void learn_report_event(void *user, const leank_learn_event *event);

@@ -1,6 +1,8 @@
 #include "learn_settings.h"
 
+#include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "cli_console.h"
@@ -144,6 +146,14 @@ static json_t *task_list(unsigned tasks) {
   return list;
 }
 
+/* JSON integers end at 2^63 - 1; a text is read as well. */
+static json_t *seed_json(uint64_t seed) {
+  char text[24];
+  if (seed <= INT64_MAX) return cli_json_size(seed);
+  snprintf(text, sizeof text, "%" PRIu64, seed);
+  return json_string(text);
+}
+
 static void add_data(json_t *j, const leank_learn_options *o) {
   json_object_set_new(j, "tasks", task_list(o->train.tasks));
   json_object_set_new(
@@ -161,7 +171,7 @@ static void add_data(json_t *j, const leank_learn_options *o) {
   if (o->train.examples) json_object_set_new(j, "examples", cli_json_text(o->train.examples));
   json_object_set_new(j, "held-out", cli_json_size(o->held_out.n_contexts));
   json_object_set_new(j, "held-out-tasks", task_list(o->held_out.tasks));
-  json_object_set_new(j, "held-out-seed", cli_json_size(o->held_out.seed));
+  json_object_set_new(j, "held-out-seed", seed_json(o->held_out.seed));
 }
 
 json_t *learn_settings_json(const leank_learn_options *o, const leank_model_info *model) {
@@ -185,7 +195,7 @@ json_t *learn_settings_json(const leank_learn_options *o, const leank_model_info
   json_object_set_new(j, "n-recent", cli_json_size(o->n_recent));
   json_object_set_new(j, "policy", json_string(cli_policy_name(o->policy)));
   json_object_set_new(j, "mean-comp", json_boolean(o->mean_compensation));
-  json_object_set_new(j, "seed", cli_json_size(o->seed));
+  json_object_set_new(j, "seed", seed_json(o->seed));
   json_object_set_new(j, "kv-type", json_string(cli_kv_type_name((int)o->kv_type)));
   add_data(j, o);
   return j;
