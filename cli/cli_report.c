@@ -160,6 +160,21 @@ void cli_json_print(json_t *value, bool one_line) {
   json_decref(value);
 }
 
+void cli_json_print_exact(json_t *value) {
+  char *text = NULL;
+  bool same = false;
+  for (size_t digits = 9; !same && digits <= 17; digits += 4) {
+    free(text);
+    text = json_dumps(value, JSON_REAL_PRECISION(digits) | JSON_INDENT(2));
+    json_t *back = text ? json_loads(text, 0, NULL) : NULL;
+    same = back && json_equal(value, back);
+    json_decref(back);
+  }
+  if (text) puts(text);
+  free(text);
+  json_decref(value);
+}
+
 /* ---- stats ---- */
 
 void cli_print_stats(const cli_generation *g) {

@@ -30,6 +30,8 @@ json_t *cli_json_memory(const leank_memory *memory);
 json_t *cli_json_generation(const cli_generation *g);
 /* Prints a value (taken over) as one object over several lines, or as one line. */
 void cli_json_print(json_t *value, bool one_line);
+/* The same over several lines, with as many digits as give every number back when it is read. */
+void cli_json_print_exact(json_t *value);
 
 /* The line under a run: what was read and written, how fast, how large the cache is. */
 void cli_print_stats(const cli_generation *g);

@@ -235,7 +235,7 @@ int cmd_learn(int argc, char **argv) {
   if (code == CLI_GO)
     code = learn_settings_resolve(&o.settings, leank_model_get_info(model), &options);
   if (code == CLI_GO && o.print_config) {
-    cli_json_print(learn_settings_json(&options, leank_model_get_info(model)), false);
+    cli_json_print_exact(learn_settings_json(&options, leank_model_get_info(model)));
     code = CLI_OK;
   } else if (code == CLI_GO && o.show_data) {
     code = show_data(model, &options.train, o.show_data, o.json);
