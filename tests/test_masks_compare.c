@@ -262,9 +262,9 @@ static void test_it_stops_when_asked(void **state) {
   o.should_stop = should_stop;
   o.user = &p;
   compare(f.masks, N_MASKS, &o, r);
-  const size_t n = p.n_asked;
+  const size_t n = p.n_asked, n_tries = LK_SLOW_RUNS ? 6 : 40;
   assert_true(n >= 4 * (N_MASKS + 2)); /* contexts: while read, before every mask */
-  for (size_t after = 0; after<n; after += n> 40 ? n / 40 : 1) {
+  for (size_t after = 0; after < n; after += (n + n_tries - 1) / n_tries) {
     p = (patience){after, 0};
     refused(f.model, f.data, (const leank_mask *const *)f.masks, N_MASKS, &o, LEANK_E_INTERRUPTED,
             "interrupted");
@@ -295,7 +295,7 @@ static void test_every_failed_allocation(void **state) {
   leank_error err;
   size_t n_failed = 0, before = hostile_mem_in_use();
   leank_status status = LEANK_E_MEMORY;
-  for (size_t nth = 1; status != LEANK_OK; nth += nth < 60 ? 1 : 7) {
+  for (size_t nth = 1; status != LEANK_OK; nth += nth < 60 ? 1 : LK_SLOW_RUNS ? 31 : 7) {
     lk_alloc_fail_nth(nth);
     status = leank_masks_compare(f.model, f.data, (const leank_mask *const *)f.masks, 2, &f.options,
                                  r, &err);

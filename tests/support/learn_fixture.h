@@ -5,6 +5,20 @@
 
 #include <leank/leank.h>
 
+/* Whether a sanitizer makes every run some fifty times as long: tests that step through all of
+ * something then take longer steps. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define LK_SLOW_RUNS 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define LK_SLOW_RUNS 1
+#endif
+#ifndef LK_SLOW_RUNS
+#define LK_SLOW_RUNS 0
+#endif
+
 /* 4 contexts of 2 questions, held out 2; 400 to 600 tokens; sink and recent 64; 6 and 4 updates of
  * 3 questions; one thread; the CPU level of the suite. No checkpoint, no folder, lambda found. */
 leank_learn_options lk_learn_small(void);
