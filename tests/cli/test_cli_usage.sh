@@ -18,7 +18,8 @@ expect_file help.txt
 leank --version
 expect_code 0
 expect_out '^leank [0-9]+\.[0-9]+\.[0-9]+$'
-for command in run info mask tokenize bench "mask show" "mask plot" "mask score" "mask import" "mask export"; do
+for command in run info learn mask tokenize bench "mask show" "mask plot" "mask score" "mask compare" \
+  "mask import" "mask export"; do
   # shellcheck disable=SC2086
   leank $command --help
   expect_code 0
@@ -38,7 +39,8 @@ leank mask fly
 expect_failure 2 "unknown command 'mask fly'"
 leank mask
 expect_code 2
-for command in run info tokenize "mask show" "mask plot" "mask score" "mask import" "mask export" "bench decode"; do
+for command in run info learn tokenize "mask show" "mask plot" "mask score" "mask compare" "mask import" \
+  "mask export" "bench decode"; do
   # shellcheck disable=SC2086
   leank $command
   expect_failure 2 'argument is missing'
