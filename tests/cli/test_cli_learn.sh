@@ -64,7 +64,7 @@ took_ms=$((($(date +%s%N) - began) / 1000000))
 # Long enough to be stopped: about a second, and some fifty times that under a sanitizer.
 n1=400
 [ "$took_ms" -lt 1000 ] || n1=80
-n2=$((n1 / 2))
+n2=$n1
 many=("${small[@]}" --steps1 "$n1" --steps2 "$n2")
 expect_code 0
 expect_out '/mask: [0-9.]+ % of K channels removed \(asked 50.00 %\), from stage [12], held-out KL '
