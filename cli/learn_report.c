@@ -151,11 +151,15 @@ static void progress_line(learn_report *r, bool always, const char *text) {
 
 static void print_prefill(learn_report *r, const leank_learn_event *e) {
   char text[160];
-  const bool ends = e->done == e->total;
-  snprintf(text, sizeof text, "reading contexts %3d %%, %s left",
-           (int)(100 * e->done / (e->total ? e->total : 1)), duration(e->seconds_left));
+  const int percent = (int)(100 * e->done / (e->total ? e->total : 1));
+  const bool ends = e->done == e->total, tenth = percent / 10 != r->percent / 10;
+  r->percent = percent;
+  snprintf(text, sizeof text, "reading contexts %3d %%, %s left", percent,
+           duration(e->seconds_left));
+  if (ends && r->read_all) return; /* told once: the last context may say so twice */
+  r->read_all = ends;
   if (ends) snprintf(text, sizeof text, "contexts read in %s", duration(e->seconds));
-  progress_line(r, ends, text);
+  progress_line(r, ends || tenth, text);
   if (ends) end_line(r);
 }
 

@@ -17,6 +17,8 @@ typedef struct learn_report {
   bool quiet;
   bool terminal; /* stderr is one: steps overwrite a line */
   bool line_open;
+  int percent;   /* of the contexts read */
+  bool read_all; /* and said so */
   int log_errno; /* of the first line that could not be written */
   size_t print_every;
   leank_learn_event last, eval; /* last event with counts; last evaluation */

@@ -25,6 +25,7 @@ void leank_learn_options_default(leank_learn_options *o) {
                              .checkpoint_every = 10};
   leank_dataset_options_default(&o->train);
   leank_dataset_options_default(&o->held_out);
+  o->train.n_contexts = 24;
   o->held_out.n_contexts = 4;
   o->held_out.seed = 1000001;
 }

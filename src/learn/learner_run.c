@@ -49,6 +49,7 @@ static leank_status read_set(leank_learner *l, lk_prefill *p, reading *r, leank_
     LK_TRY(lk_prefill_read(p, i, &options, err));
     LK_TRY(lk_prefill_check(p, i, err));
     r->before += context_units(p, i);
+    on_read(r, 0, 0); /* also where it was mapped and nothing was computed */
   }
 cleanup:
   return status;
@@ -96,8 +97,8 @@ static lk_answer *pick(leank_learner *l, uint64_t number) {
   return l->answers[l->order[number % l->n_answers]];
 }
 
-/* The questions of an update: in the order of their epoch, none twice. Updates do not straddle
- * epochs' ends but where a batch does not divide them. */
+/* The questions of an update, in the order of their epochs. Where an epoch ends inside a batch, a
+ * question can be in it twice; it then counts twice. */
 static void pick_batch(leank_learner *l, uint64_t update, lk_answer **batch) {
   for (size_t i = 0; i < l->options.batch; i++) batch[i] = pick(l, update * l->options.batch + i);
 }
