@@ -178,11 +178,30 @@ static int open_learner(const learn_options *o, const leank_model *model,
   return status == LEANK_OK ? CLI_GO : cli_fail(&err);
 }
 
+/* Runs an open learner to its end and writes what comes out. */
+static int run_learner(const learn_options *o, const char *checkpoint, leank_learner *learner,
+                       learn_report *report) {
+  leank_mask *mask = NULL;
+  leank_error err;
+  cli_interrupt_arm_learner(learner);
+  leank_status status = leank_learner_run(learner, &mask, &err);
+  cli_interrupt_disarm();
+  const int log_code = learn_report_close(report);
+  if (status == LEANK_E_INTERRUPTED) {
+    cli_complain("interrupted; %s", checkpoint ? "the same command goes on from the checkpoint"
+                                               : "no checkpoint was wanted");
+    return CLI_INTERRUPTED;
+  }
+  if (status != LEANK_OK) return cli_fail(&err);
+  int code = o->keep_stages ? save_stages(o, learner) : CLI_GO;
+  if (code == CLI_GO) code = finish(o, checkpoint, report, mask);
+  leank_mask_close(&mask);
+  return code == CLI_OK && log_code != CLI_GO ? log_code : code;
+}
+
 static int learn(const learn_options *o, const char *path, const leank_model *model,
                  leank_learn_options *options) {
   leank_learner *learner = NULL;
-  leank_mask *mask = NULL;
-  leank_error err;
   learn_report report;
   char *checkpoint = o->no_checkpoint ? NULL
                                       : beside(o->checkpoint ? o->checkpoint : o->out,
@@ -198,25 +217,10 @@ static int learn(const learn_options *o, const char *path, const leank_model *mo
     report.learner = learner;
     learn_report_start(&report, learn_settings_json(options, leank_model_get_info(model)), path,
                        resumes);
-    cli_interrupt_arm_learner(learner);
-    leank_status status = leank_learner_run(learner, &mask, &err);
-    cli_interrupt_disarm();
-    const int log_code = learn_report_close(&report);
-    if (status == LEANK_E_INTERRUPTED) {
-      cli_complain("interrupted; %s", checkpoint ? "the same command goes on from the checkpoint"
-                                                 : "no checkpoint was wanted");
-      code = CLI_INTERRUPTED;
-    } else if (status != LEANK_OK) {
-      code = cli_fail(&err);
-    } else {
-      code = o->keep_stages ? save_stages(o, learner) : CLI_GO;
-      if (code == CLI_GO) code = finish(o, checkpoint, &report, mask);
-      if (code == CLI_OK && log_code != CLI_GO) code = log_code;
-    }
+    code = run_learner(o, checkpoint, learner, &report);
   } else {
     learn_report_close(&report);
   }
-  leank_mask_close(&mask);
   leank_learner_close(&learner);
   free(checkpoint);
   free(log);

@@ -162,7 +162,7 @@ static void masked_item(void *ctx, size_t r, size_t thread) {
   double kl = 0, difference = 0, square = 0;
   for (size_t v = 0; v < job->n_vocab; v++)
     kl += (double)p[v] * ((double)dense[v] - (double)x[v] + shift);
-  job->kl[r] = kl > 0 ? kl : 0; /* rounding of nearly equal rows */
+  job->kl[r] = kl < 0 ? 0 : kl; /* rounding of nearly equal rows; NaN stays */
   for (size_t c = 0; c < job->hidden; c++) {
     const double a = job->full[r * job->hidden + c], b = job->pruned[r * job->hidden + c];
     difference += (a - b) * (a - b);
@@ -207,6 +207,12 @@ static leank_status logits_of(lk_evaluator *e, const float *hidden, size_t n, fl
                          false, logits, err);
 }
 
+static bool are_finite(const double *x, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (!isfinite(x[i])) return false;
+  return true;
+}
+
 /* Rows [row, row + n) of the batch, all masks. */
 static leank_status score_rows(lk_evaluator *e, lk_answer *const *answers, size_t row, size_t n,
                                size_t n_masks, lk_score *scores, const size_t *first_prompt,
@@ -230,6 +236,9 @@ static leank_status score_rows(lk_evaluator *e, lk_answer *const *answers, size_
     job.pruned = e->hidden + (i * e->max_rows + row) * m->hidden;
     LK_TRY(logits_of(e, job.pruned, n, e->masked, err));
     lk_parallel_for(e->team, n, masked_item, &job);
+    LK_FAIL_IF(!are_finite(job.kl, n) || !are_finite(job.error, n), err, LEANK_E_STATE, -1,
+               "logits or hidden states are not finite: weights hold NaN or infinity, or are too "
+               "large");
     for (size_t r = 0; r < n; r++)
       add_row(&job, r, place_of(answers, row + r), &scores[i], first_prompt[i]);
   }

@@ -11,7 +11,8 @@
 
 typedef struct reading {
   leank_learner *l;
-  uint64_t before, total, done_here;
+  uint64_t before, total;
+  bool told; /* of the context at hand */
 } reading;
 
 static uint64_t context_units(const lk_prefill *p, size_t i) {
@@ -29,7 +30,8 @@ static uint64_t prefill_units(const lk_prefill *p) {
 
 static void on_read(void *user, uint64_t done, uint64_t total) {
   (void)total;
-  const reading *r = user;
+  reading *r = user;
+  r->told = true;
   leank_learn_event event = {
       .phase = LEANK_LEARN_PREFILL, .done = r->before + done, .total = r->total};
   event.seconds_left = event.done ? lk_learner_seconds(r->l) * (double)(event.total - event.done) /
@@ -46,10 +48,11 @@ static leank_status read_set(leank_learner *l, lk_prefill *p, reading *r, leank_
                                       .on_progress = on_read,
                                       .user = r};
   for (size_t i = 0; i < p->n_contexts; i++) {
+    r->told = false;
     LK_TRY(lk_prefill_read(p, i, &options, err));
     LK_TRY(lk_prefill_check(p, i, err));
     r->before += context_units(p, i);
-    on_read(r, 0, 0); /* also where it was mapped and nothing was computed */
+    if (!r->told) on_read(r, 0, 0); /* it was mapped: nothing was computed */
   }
 cleanup:
   return status;

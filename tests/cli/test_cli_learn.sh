@@ -88,7 +88,31 @@ leank run "$model" -p "$(seq -s ' ' 1 100)" -n 4 --mask "$work/mask" -q "$cpu"
 expect_code 0
 leank mask plot "$work/mask" -o "$work/plot.svg" --log "$work/mask.log.jsonl"
 expect_code 0
-expect_no_err
+
+# ---- both stages' masks, and alphas rounded anew ----
+leank learn "$model" "${small[@]}" -o "$work/staged" --keep-stages -q "$cpu"
+expect_code 0
+cmp -s "$work/staged" "$work/staged.stage1" || cmp -s "$work/staged" "$work/staged.stage2"
+check $? "the mask is that of one stage"
+leank mask show "$work/staged.stage1"
+expect_out '^steps, seed +6, 1$'
+leank mask show "$work/staged.stage2"
+expect_out '^steps, seed +10, 1$'
+leank mask round "$work/staged" -o "$work/same"
+expect_code 0
+cmp -s "$work/staged" "$work/same"
+check $? "rounded as before is the same file"
+leank mask round "$work/staged" -o "$work/uniform" --ratio 0.25 --budget per-head --align 2
+expect_code 0
+expect_out 'uniform: 25.00 % of K channels removed \(asked 25.00 %\)'
+leank mask score "$model" -o "$work/scored" --method random --ratio 0.5
+leank mask round "$work/scored" -o "$work/never"
+expect_code 1
+expect_err 'holds no alpha'
+expect_gone "$work/never"
+leank mask round "$work/staged" -o "$work/never" --ratio 1.5
+expect_code 2
+expect_err 'between 0 and 1'
 
 # A run that begins anew takes the place of its log.
 leank learn "$model" "${small[@]}" -o "$work/mask" -q --threads 1 --prefill-chunk 64 "$cpu"
