@@ -26,6 +26,21 @@ int cli_check_mask(const leank_mask *mask, const char *path, const leank_model_i
   return CLI_GO;
 }
 
+int cli_open_model(const char *path, bool quiet, leank_model **out) {
+  leank_model_options options;
+  leank_error err;
+  cli_progress progress = {0};
+  leank_model_options_default(&options);
+  if (!quiet) {
+    cli_progress_begin(&progress, "loading");
+    options.on_progress = cli_progress_update;
+    options.user = &progress;
+  }
+  leank_status status = leank_model_open(path, &options, out, &err);
+  if (!quiet) cli_progress_end(&progress);
+  return status == LEANK_OK ? CLI_GO : cli_fail(&err);
+}
+
 int cli_engine_open(const char *model_path, const cli_engine_options *options, cli_engine *out) {
   leank_error err;
   *out = (cli_engine){.options = *options};
@@ -33,15 +48,8 @@ int cli_engine_open(const char *model_path, const cli_engine_options *options, c
   if (options->mask && leank_mask_open(options->mask, &out->mask, &err) != LEANK_OK) {
     return cli_fail(&err);
   }
-  leank_model_options model_options;
-  cli_progress progress;
-  cli_progress_begin(&progress, "loading");
-  leank_model_options_default(&model_options);
-  model_options.on_progress = cli_progress_update;
-  model_options.user = &progress;
-  leank_status status = leank_model_open(model_path, &model_options, &out->model, &err);
-  cli_progress_end(&progress);
-  if (status != LEANK_OK) return cli_fail(&err);
+  int code = cli_open_model(model_path, false, &out->model);
+  if (code != CLI_GO) return code;
   out->info = leank_model_get_info(out->model);
   out->tokenizer = leank_model_get_tokenizer(out->model);
   return out->mask ? cli_check_mask(out->mask, options->mask, out->info) : CLI_GO;

@@ -44,6 +44,9 @@ typedef struct cli_engine {
   cli_engine_options options;
 } cli_engine;
 
+/* Opens a model, with a progress bar unless quiet. Complains and returns CLI_FAILURE, else CLI_GO.
+ */
+int cli_open_model(const char *path, bool quiet, leank_model **out);
 /* Opens both and checks that they fit; warns where the mask was made for other weights. Complains
  * and returns CLI_FAILURE, else CLI_GO. cli_engine_close is due in either case. */
 int cli_engine_open(const char *model_path, const cli_engine_options *options, cli_engine *out);

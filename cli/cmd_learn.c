@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cli_console.h"
+#include "cli_engine.h"
 #include "cli_file.h"
 #include "cli_report.h"
 #include "learn_report.h"
@@ -99,21 +100,6 @@ static char *beside(const char *out, const char *ending) {
   char *path = cli_alloc(n, 1);
   snprintf(path, n, "%s%s", out, ending);
   return path;
-}
-
-static int open_model(const char *path, bool quiet, leank_model **out) {
-  leank_model_options options;
-  leank_error err;
-  cli_progress progress = {0};
-  leank_model_options_default(&options);
-  if (!quiet) {
-    cli_progress_begin(&progress, "loading");
-    options.on_progress = cli_progress_update;
-    options.user = &progress;
-  }
-  leank_status status = leank_model_open(path, &options, out, &err);
-  if (!quiet) cli_progress_end(&progress);
-  return status == LEANK_OK ? CLI_GO : cli_fail(&err);
 }
 
 static void print_result(const learn_options *o, const learn_report *r, const leank_mask *mask) {
@@ -235,7 +221,7 @@ int cmd_learn(int argc, char **argv) {
   int code = parse(argc, argv, &o, path);
   if (code != CLI_GO) return code;
   if (!o.print_config && !o.show_data) code = cli_check_place(o.out);
-  if (code == CLI_GO) code = open_model(path[0], o.quiet, &model);
+  if (code == CLI_GO) code = cli_open_model(path[0], o.quiet, &model);
   if (code == CLI_GO)
     code = learn_settings_resolve(&o.settings, leank_model_get_info(model), &options);
   if (code == CLI_GO && o.print_config) {
