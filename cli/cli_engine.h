@@ -33,7 +33,8 @@ void cli_engine_options_default(cli_engine_options *options);
        NULL,     "the mean stands in for pruned channels"},                                        \
       {0, "prefill-chunk", CLI_SIZE, &(e).prefill_chunk, "N", "rows computed together"},           \
       {0, "threads", CLI_SIZE, &(e).n_threads, "N", "threads (all processors)"}, {                 \
-    0, "cpu", CLI_CHOICE, &(e).cpu, "best|c|avx2|avx512|avx512bf16", "cap on the instruction set"  \
+    0, "cpu", CLI_CHOICE, &(e).cpu, "best|c|avx2|avx512|avx512bf16|amx",                           \
+        "cap on the instruction set"                                                               \
   }
 
 typedef struct cli_engine {

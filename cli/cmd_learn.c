@@ -66,7 +66,7 @@ static int parse(int argc, char **argv, learn_options *o, const char **model) {
       {0, "kv-type", CLI_CHOICE, &s->kv_type, "bf16|f32", "type of K and V (bf16)"},
       {0, "prefill-chunk", CLI_SIZE, &s->prefill_chunk, "N", "rows computed together"},
       {0, "threads", CLI_SIZE, &s->n_threads, "N", "threads (all processors)"},
-      {0, "cpu", CLI_CHOICE, &s->cpu, "best|c|avx2|avx512|avx512bf16",
+      {0, "cpu", CLI_CHOICE, &s->cpu, "best|c|avx2|avx512|avx512bf16|amx",
        "cap on the instruction set"},
       {0, "show-data", CLI_SIZE, &o->show_data, "N", "print N contexts and stop"},
       {0, "print-config", CLI_FLAG, &o->print_config, NULL, "print all settings and stop"},

@@ -27,7 +27,7 @@ static int parse(int argc, char **argv, compare_options *o, const char **paths) 
       {0, "kv-type", CLI_CHOICE, &o->kv_type, "bf16|f32", "type of K and V (bf16)"},
       {0, "prefill-chunk", CLI_SIZE, &o->prefill_chunk, "N", "rows computed together"},
       {0, "threads", CLI_SIZE, &o->n_threads, "N", "threads (all processors)"},
-      {0, "cpu", CLI_CHOICE, &o->cpu, "best|c|avx2|avx512|avx512bf16",
+      {0, "cpu", CLI_CHOICE, &o->cpu, "best|c|avx2|avx512|avx512bf16|amx",
        "cap on the instruction set"},
       {0, "json", CLI_FLAG, &o->json, NULL, "one JSON object instead of a table"},
   };

@@ -22,13 +22,15 @@ typedef enum leank_kv_type {
   LEANK_KV_F32 = 1   /* cache and prefill in fp32, for exactness tests */
 } leank_kv_type;
 
-/* Caps the instruction set of the CPU kernels. */
+/* Caps the instruction set of the CPU kernels. Each level includes those before it of its
+ * architecture: x86-64 up to 15, AArch64 from 16 on. */
 typedef enum leank_cpu_level {
   LEANK_CPU_BEST = 0,
   LEANK_CPU_C = 1,
-  LEANK_CPU_AVX2 = 2,
-  LEANK_CPU_AVX512 = 3,
-  LEANK_CPU_AVX512BF16 = 4
+  LEANK_CPU_AVX2 = 2,       /* with FMA and F16C */
+  LEANK_CPU_AVX512 = 3,     /* F, BW, DQ, VL */
+  LEANK_CPU_AVX512BF16 = 4, /* BF16 and VNNI */
+  LEANK_CPU_AMX = 5         /* TILE and BF16 */
 } leank_cpu_level;
 
 /* ---- memory plan: needs no weights ---- */

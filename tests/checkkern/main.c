@@ -122,7 +122,7 @@ double checkkern_time(void (*fn)(void *ctx), void *ctx) {
 
 static int usage(void) {
   fprintf(stderr, "usage: checkkern [--seed N] [--bench] [--only STR] "
-                  "[--cpu=best|c|avx2|avx512|avx512bf16]\n");
+                  "[--cpu=best|c|avx2|avx512|avx512bf16|amx]\n");
   return 2;
 }
 
