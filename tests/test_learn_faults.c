@@ -450,6 +450,11 @@ static void test_a_folder_that_cannot_be_written(void **state) {
   assert_int_equal(lk_folder_count(CACHE, NULL), 0);
   o.cache_folder = CACHE "/no/such";
   fails(model, &o, LEANK_E_IO, "no/such");
+  o.cache_folder = CACHE "/new"; /* made */
+  lk_limit_files(5000);
+  fails(model, &o, LEANK_E_IO, "cannot write");
+  lk_limit_files(SIZE_MAX);
+  assert_int_equal(rmdir(CACHE "/new"), 0);
   o.cache_folder = PLAIN; /* a file */
   fails(model, &o, LEANK_E_IO, "");
 }

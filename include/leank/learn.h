@@ -143,7 +143,8 @@ typedef struct leank_learn_options {
   leank_kv_type kv_type;
   size_t prefill_chunk;
   const char *cache_folder; /* keeps the K and V of contexts there (mapped, and used again by a
-                               later run of the same data); NULL = in memory */
+                               later run of the same data); made where its parent is there; NULL =
+                               in memory */
   size_t cache_bytes;       /* most bytes of K and V, in memory or in the folder; 0 = no limit */
   const char *checkpoint; /* file; NULL = none. One of the same settings and data is gone on from */
   size_t checkpoint_every;                                      /* updates between checkpoints */

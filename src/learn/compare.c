@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "learn/evaluate.h"
+#include "learn/kv_file.h"
 #include "learn/seen_mask.h"
 
 enum { DEFAULT_CHUNK = 2048, BATCH_ROWS = 512, MAX_WINDOW = 1 << 26 };
@@ -187,6 +188,7 @@ leank_status leank_masks_compare(const leank_model *model, const leank_dataset *
   leank_compare_options_default(&defaults);
   comparison c = {.model = model, .options = options ? options : &defaults, .n_masks = n_masks};
   LK_TRY(check(model, dataset, masks, n_masks, c.options, err));
+  LK_TRY(lk_kv_folder_check(c.options->cache_folder, err));
   LK_TRY(open(&c, dataset, masks, err));
   for (size_t i = 0; i < c.prefill.n_contexts; i++) LK_TRY(compare_context(&c, i, err));
   for (size_t i = 0; i < n_masks; i++) {

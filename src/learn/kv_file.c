@@ -1,5 +1,6 @@
 #include "learn/kv_file.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -78,6 +79,18 @@ unsigned char *lk_kv_file_map(const char *folder, uint64_t key, size_t block_byt
 }
 
 void lk_kv_file_unmap(void *mapping, size_t mapping_bytes) { munmap(mapping, mapping_bytes); }
+
+leank_status lk_kv_folder_check(const char *folder, leank_error *err) {
+  struct stat info;
+  if (!folder) return LEANK_OK;
+  if (mkdir(folder, 0777) != 0 && errno != EEXIST)
+    return lk_fail(err, LEANK_E_IO, -1, "%s: cannot create: %s", folder, strerror(errno));
+  if (stat(folder, &info) == 0 && !S_ISDIR(info.st_mode))
+    errno = ENOTDIR;
+  else if (access(folder, W_OK | X_OK) == 0)
+    return LEANK_OK;
+  return lk_fail(err, LEANK_E_IO, -1, "%s: cannot create files there: %s", folder, strerror(errno));
+}
 
 leank_status lk_kv_file_write(const char *folder, uint64_t key, const unsigned char *block,
                               size_t block_bytes, leank_error *err) {

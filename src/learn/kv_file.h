@@ -8,6 +8,9 @@
 #include "backend/backend.h"
 #include "model/model.h"
 
+/* Makes the folder where it is missing (its parent is there) and checks that files can be made in
+ * it, so that a long reading does not end in vain. NULL: nothing. LEANK_E_IO. */
+leank_status lk_kv_folder_check(const char *folder, leank_error *err);
 /* A number for all that decides what is in a block: model, cache type, kernels, tokens. */
 uint64_t lk_kv_file_key(const leank_model *model, const lk_backend *backend, leank_kv_type kv_type,
                         const leank_context *context);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "learn/kv_file.h"
 #include "learn/lambda.h"
 
 enum { DEFAULT_CHUNK = 2048, MAX_STEPS = 1 << 24, MAX_BATCH = 4096, MAX_ALIGN = 1 << 16 };
@@ -263,7 +264,7 @@ static leank_status copy_paths(leank_learner *l, leank_error *err) {
   if (o->cache_folder) l->cache_folder = lk_strdup(o->cache_folder);
   if ((o->checkpoint && !l->checkpoint) || (o->cache_folder && !l->cache_folder))
     return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory");
-  return LEANK_OK;
+  return lk_kv_folder_check(l->cache_folder, err);
 }
 
 leank_status leank_learner_open(const leank_model *model, const leank_learn_options *options,
