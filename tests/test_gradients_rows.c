@@ -237,6 +237,7 @@ static lk_backend *open_backend(size_t n_threads) {
   const lk_backend_options options = {.kv_type = LEANK_KV_F32,
                                       .n_threads = n_threads,
                                       .max_few_rows = 4,
+                                      .max_cols = 64,
                                       .max_pages = N_PAGES,
                                       .shape = {N_HEADS, N_KV, HEAD_DIM, false, false}};
   lk_backend *be = NULL;

@@ -209,7 +209,8 @@ typedef struct lk_backend_options {
   leank_kv_type kv_type;
   size_t n_threads;    /* >= 1 */
   leank_cpu_level cpu; /* cap */
-  size_t max_few_rows; /* most rows of a `few` attend (sequences) */
+  size_t max_few_rows; /* most rows of a `few` attend or linear (sequences) */
+  size_t max_cols;     /* most columns of a weight matrix */
   size_t max_pages;    /* most pages of a table */
   lk_attn_shape shape;
   bool precise_attention; /* queries and probabilities stay fp32, whatever is fastest: the gradient

@@ -22,6 +22,7 @@ static void cpu_close(lk_backend *be) {
   lk_gemm_close(&cpu->gemm);
   lk_team_close(&cpu->team);
   lk_free(cpu->kernel_names);
+  lk_free(cpu->few_rows);
   lk_free(cpu);
 }
 
@@ -201,25 +202,29 @@ static void cpu_swiglu_backward(lk_backend *be, const float *gate, const float *
 
 /* ---- products ---- */
 
-enum { MATVEC_ITEM_OUTPUTS = 64 };
+/* Outputs of an item: few enough that the threads end together, many enough that what is fetched
+ * beyond an item's end does not count. */
+enum { MATVEC_LEAST_OUTPUTS = 16, MATVEC_MOST_OUTPUTS = 256, MATVEC_ITEMS_PER_THREAD = 8 };
 
 typedef struct matvec_job {
-  lk_matvec_fn fn;
+  const lk_matvec_variant *variant;
   const lk_tensor *w;
-  const float *bias, *x;
+  const float *bias;
+  const unsigned char *x; /* prepared */
+  size_t x_bytes;         /* of a row */
   float *y;
-  size_t n_rows;
+  size_t n_rows, item_outputs;
   bool add;
 } matvec_job;
 
 static void matvec_block(const matvec_job *job, size_t o, size_t n_out, size_t r, size_t n_rows) {
   const lk_tensor *w = job->w;
-  float sum[LK_MATVEC_MAX_ROWS * MATVEC_ITEM_OUTPUTS];
-  job->fn(lk_tensor_row(w, o), n_out, w->n_cols, job->x + r * w->n_cols, w->n_cols, n_rows, sum,
-          MATVEC_ITEM_OUTPUTS);
+  float sum[LK_MATVEC_MAX_ROWS * MATVEC_MOST_OUTPUTS];
+  job->variant->fn(lk_tensor_row(w, o), n_out, w->n_cols, job->x + r * job->x_bytes, job->x_bytes,
+                   n_rows, sum, MATVEC_MOST_OUTPUTS);
   for (size_t i = 0; i < n_rows; i++) {
     float *y = job->y + (r + i) * w->n_rows + o;
-    const float *s = sum + i * MATVEC_ITEM_OUTPUTS;
+    const float *s = sum + i * MATVEC_MOST_OUTPUTS;
     for (size_t c = 0; c < n_out; c++) {
       const float value = job->bias ? s[c] + job->bias[o + c] : s[c];
       y[c] = job->add ? y[c] + value : value;
@@ -230,13 +235,54 @@ static void matvec_block(const matvec_job *job, size_t o, size_t n_out, size_t r
 static void matvec_item(void *ctx, size_t item, size_t thread) {
   (void)thread;
   const matvec_job *job = ctx;
-  const size_t o = item * MATVEC_ITEM_OUTPUTS;
-  size_t n_out = job->w->n_rows - o;
-  if (n_out > MATVEC_ITEM_OUTPUTS) n_out = MATVEC_ITEM_OUTPUTS;
+  const size_t o = item * job->item_outputs, left = job->w->n_rows - o;
+  const size_t n_out = left < job->item_outputs ? left : job->item_outputs;
   for (size_t r = 0; r < job->n_rows; r += LK_MATVEC_MAX_ROWS) {
     size_t n = job->n_rows - r < LK_MATVEC_MAX_ROWS ? job->n_rows - r : LK_MATVEC_MAX_ROWS;
     matvec_block(job, o, n_out, r, n);
   }
+}
+
+static size_t item_outputs(const lk_cpu_backend *cpu, size_t n_out) {
+  const size_t n_items = MATVEC_ITEMS_PER_THREAD * lk_team_size(cpu->team);
+  const size_t n = (n_out + n_items - 1) / n_items;
+  return n < MATVEC_LEAST_OUTPUTS  ? MATVEC_LEAST_OUTPUTS
+         : n > MATVEC_MOST_OUTPUTS ? MATVEC_MOST_OUTPUTS
+                                   : n;
+}
+
+/* Rows in the order of the variant; as they are where it takes them so. */
+static const unsigned char *prepare_rows(lk_cpu_backend *cpu, const matvec_job *job,
+                                         const float *x) {
+  if (!job->variant->prepare) return (const unsigned char *)x;
+  for (size_t r = 0; r < job->n_rows; r++)
+    job->variant->prepare(x + r * job->w->n_cols, job->w->n_cols, cpu->few_rows + r * job->x_bytes);
+  return cpu->few_rows;
+}
+
+/* As many rows at a time as there is room for: with as many rows and columns as the backend was
+ * opened for, all. */
+static leank_status few_linear(lk_cpu_backend *cpu, const lk_tensor *w, const float *bias,
+                               const float *x, size_t n_rows, bool add, float *y,
+                               leank_error *err) {
+  matvec_job job = {.variant = cpu->matvec[w->type],
+                    .w = w,
+                    .bias = bias,
+                    .item_outputs = item_outputs(cpu, w->n_rows),
+                    .add = add};
+  job.x_bytes = lk_matvec_row_bytes(job.variant, w->n_cols);
+  const size_t most = job.variant->prepare ? cpu->few_rows_bytes / job.x_bytes : n_rows;
+  if (most == 0)
+    return lk_fail(err, LEANK_E_STATE, -1, "a row of %zu columns, more than the %zu planned for",
+                   w->n_cols, cpu->options.max_cols);
+  for (size_t r = 0; r < n_rows; r += job.n_rows) {
+    job.n_rows = n_rows - r < most ? n_rows - r : most;
+    job.x = prepare_rows(cpu, &job, x + r * w->n_cols);
+    job.y = y + r * w->n_rows;
+    lk_parallel_for(cpu->team, (w->n_rows + job.item_outputs - 1) / job.item_outputs, matvec_item,
+                    &job);
+  }
+  return LEANK_OK;
 }
 
 static double product_flops(const lk_tensor *w, size_t n_rows) {
@@ -252,10 +298,7 @@ static leank_status cpu_linear(lk_backend *be, lk_linear_kind kind, const lk_ten
   if (kind == LK_LINEAR_MANY) return lk_gemm_run(cpu->gemm, w, b, x, n_rows, add, y, err);
   if (kind == LK_LINEAR_PRECISE)
     return lk_gemm_run_precise(cpu->gemm, w, b, x, n_rows, add, y, err);
-  matvec_job job = {cpu->matvec[w->type]->fn, w, b, x, y, n_rows, add};
-  const size_t n_items = (w->n_rows + MATVEC_ITEM_OUTPUTS - 1) / MATVEC_ITEM_OUTPUTS;
-  lk_parallel_for(cpu->team, n_items, matvec_item, &job);
-  return LEANK_OK;
+  return few_linear(cpu, w, b, x, n_rows, add, y, err);
 }
 
 static leank_status cpu_linear_backward(lk_backend *be, const lk_tensor *w, const float *dy,
@@ -343,7 +386,7 @@ leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend *
   cpu->options = *options;
   cpu->level = lk_cpu_level(options->cpu);
   for (int t = 0; t < LK_N_DTYPES; t++) {
-    cpu->matvec[t] = lk_matvec_select((lk_dtype)t, cpu->level);
+    cpu->matvec[t] = lk_matvec_select((lk_dtype)t, cpu->level, options->kv_type == LEANK_KV_F32);
     cpu->dequant[t] = lk_dequant_select((lk_dtype)t, cpu->level);
   }
   cpu->rows = lk_rows_select(cpu->level);
@@ -355,6 +398,9 @@ leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend *
   LK_TRY(lk_team_open(options->n_threads, &cpu->team, err));
   LK_TRY(lk_gemm_open(options->kv_type == LEANK_KV_BF16, cpu->level, cpu->team, &cpu->gemm, err));
   LK_TRY(lk_cpu_attention_open(cpu, err));
+  cpu->few_rows_bytes = options->max_few_rows * lk_matvec_most_row_bytes(options->max_cols);
+  cpu->few_rows = lk_alloc(LK_MEM_SCRATCH, cpu->few_rows_bytes, 1);
+  LK_FAIL_IF(!cpu->few_rows, err, LEANK_E_MEMORY, -1, "out of memory");
   cpu->kernel_names = join_kernel_names(cpu);
   LK_FAIL_IF(!cpu->kernel_names, err, LEANK_E_MEMORY, -1, "out of memory");
   *out = &cpu->base;

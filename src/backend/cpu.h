@@ -41,6 +41,8 @@ typedef struct lk_cpu_backend {
   const lk_page_variant *page;
   const lk_attend_variant *attend;
   const lk_attend_backward_variant *attend_backward;
+  unsigned char *few_rows; /* prepared rows of a product with few rows */
+  size_t few_rows_bytes;
   size_t max_query_rows;  /* M: most query rows of one attend call */
   lk_cpu_worker *workers; /* [n_threads] */
   float *part_m, *part_l; /* decode partials [rows][Hk][chunks][G] */

@@ -50,7 +50,8 @@ static size_t parts_per_row(const lk_backend_options *o) {
 size_t lk_backend_cpu_scratch_bytes(const lk_backend_options *o) {
   return o->n_threads * (worker_bytes(o, max_query_rows(&o->shape)) +
                          LK_GEMM_ROW_TILE * LK_GEMM_BACK_TILE * sizeof(float)) +
-         o->max_few_rows * parts_per_row(o) * (o->shape.head_dim + 2) * sizeof(float);
+         o->max_few_rows * (parts_per_row(o) * (o->shape.head_dim + 2) * sizeof(float) +
+                            lk_matvec_most_row_bytes(o->max_cols));
 }
 
 leank_status lk_cpu_attention_open(lk_cpu_backend *cpu, leank_error *err) {

@@ -107,6 +107,7 @@ static leank_status open(comparison *c, const leank_dataset *dataset,
       .n_threads = c->n_threads,
       .cpu = o->cpu,
       .max_few_rows = 1,
+      .max_cols = lk_forward_widest(m),
       .max_pages = lk_prefill_max_pages(lk_contexts_of(dataset)),
       .shape = {.n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim},
       .precise_attention = true};

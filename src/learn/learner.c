@@ -182,6 +182,7 @@ static leank_status open_backend(leank_learner *l, leank_error *err) {
       .n_threads = l->options.n_threads,
       .cpu = l->options.cpu,
       .max_few_rows = 1,
+      .max_cols = lk_forward_widest(m),
       .max_pages = max_pages,
       .shape = {.n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim},
       .precise_attention = true};

@@ -89,6 +89,7 @@ lk_backend_options lk_session_backend_options(const leank_model_info *info,
                               .n_threads = o->n_threads,
                               .cpu = o->cpu,
                               .max_few_rows = o->n_seqs,
+                              .max_cols = lk_forward_widest(info),
                               .max_pages = lk_pages_of(o->n_ctx),
                               .shape = lk_session_shape(info, o)};
 }

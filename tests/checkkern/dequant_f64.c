@@ -14,8 +14,14 @@ static double f16_f64(const uint8_t *p) {
 }
 
 static dequant_f64 made(double scale, int q, double offset, int has_offset) {
-  const double product = scale * q;
-  return (dequant_f64){has_offset ? product + offset : product, fabs(product) + fabs(offset)};
+  const double product = scale * q, magnitude = fabs(product) + fabs(offset);
+  return (dequant_f64){has_offset ? product + offset : product, magnitude, magnitude};
+}
+/* q - zero times scale. */
+static dequant_f64 centred(double scale, int q, int zero) {
+  dequant_f64 e = made(scale, q - zero, 0, 0);
+  e.shifted = fabs(scale) * (q + zero);
+  return e;
 }
 
 static dequant_f64 plain_f64(lk_dtype type, const uint8_t *data, size_t i) {
@@ -28,7 +34,7 @@ static dequant_f64 plain_f64(lk_dtype type, const uint8_t *data, size_t i) {
     memcpy(&f, data + 4 * i, sizeof f);
     value = (double)f;
   }
-  return (dequant_f64){value, fabs(value)};
+  return (dequant_f64){value, fabs(value), fabs(value)};
 }
 
 /* Nibble i of 32 in 16 bytes: the low ones first. */
@@ -41,9 +47,9 @@ static dequant_f64 block32_f64(lk_dtype type, const uint8_t *b, size_t i) {
   const double d = f16_f64(b);
   switch (type) {
   case LK_Q8_0: return made(d, (int8_t)b[2 + i], 0, 0);
-  case LK_Q4_0: return made(d, nibble(b + 2, i) - 8, 0, 0);
+  case LK_Q4_0: return centred(d, nibble(b + 2, i), 8);
   case LK_Q4_1: return made(d, nibble(b + 4, i), f16_f64(b + 2), 1);
-  case LK_Q5_0: return made(d, nibble(b + 6, i) + 16 * bit(b + 2, i) - 16, 0, 0);
+  case LK_Q5_0: return centred(d, nibble(b + 6, i) + 16 * bit(b + 2, i), 16);
   default: return made(d, nibble(b + 8, i) + 16 * bit(b + 4, i), f16_f64(b + 2), 1);
   }
 }
@@ -68,7 +74,7 @@ static dequant_f64 k6_f64(const uint8_t *b, size_t i) {
   const size_t half = i / 128, run = i % 128 / 32, j = i % 32;
   const uint8_t low = b[64 * half + 32 * (run % 2) + j], high = b[128 + 32 * half + j];
   const int q = (run < 2 ? low & 15 : low >> 4) + 16 * (high >> 2 * run & 3);
-  return made(f16_f64(b + 208) * (int8_t)b[192 + i / 16], q - 32, 0, 0);
+  return centred(f16_f64(b + 208) * (int8_t)b[192 + i / 16], q, 32);
 }
 
 dequant_f64 dequant_f64_element(lk_dtype type, const void *data, size_t i) {

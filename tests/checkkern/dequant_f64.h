@@ -10,6 +10,7 @@
 typedef struct dequant_f64 {
   double value;     /* exact: no operation here rounds */
   double magnitude; /* |scale * q| + |offset|: what rounding errors of the value are measured by */
+  double shifted;   /* the same where q is made unsigned and its zero point taken off again */
 } dequant_f64;
 
 /* Element i of the elements stored at data. */

@@ -27,6 +27,7 @@ static void read_context(lk_answer_fixture *f, leank_kv_type type, size_t n_thre
       .n_threads = n_threads,
       .cpu = lk_test_cpu(),
       .max_few_rows = 1,
+      .max_cols = lk_forward_widest(m),
       .max_pages = lk_prefill_max_pages(contexts),
       .shape = {.n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim},
       .precise_attention = true};

@@ -93,7 +93,7 @@ static inline void unpack_q5_1(const uint8_t *block, lk_unpacked *out) {
  * With these as dwords a, b, c: bytes of scales 0..3 are in a, 4..7 in c (and a), of minima 0..3 in
  * b, 4..7 in c >> 4 (and b). */
 #if defined(__AVX2__)
-static inline void unpack_k_scales(const uint8_t *block, lk_unpacked *out) {
+static inline void unpack_k_scale_vectors(const uint8_t *block, __m256 *scale, __m256 *offset) {
   const __m128i head = _mm_loadu_si128((const __m128i *)block); /* d and dmin, a, b, c */
   const __m128i acbc = _mm_shuffle_epi32(head, _MM_SHUFFLE(3, 2, 3, 1));
   const __m128i low = _mm_and_si128(_mm_srlv_epi32(acbc, _mm_setr_epi32(0, 0, 0, 4)),
@@ -106,8 +106,14 @@ static inline void unpack_k_scales(const uint8_t *block, lk_unpacked *out) {
   const __m256 minima = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(both, both)));
   const __m128 d = _mm_cvtph_ps(head);
   const __m256 d_min = _mm256_broadcastss_ps(_mm_movehdup_ps(d));
-  _mm256_storeu_ps(out->scale, _mm256_mul_ps(scales, _mm256_broadcastss_ps(d)));
-  _mm256_storeu_ps(out->offset, _mm256_mul_ps(minima, _mm256_xor_ps(d_min, _mm256_set1_ps(-0.0f))));
+  *scale = _mm256_mul_ps(scales, _mm256_broadcastss_ps(d));
+  *offset = _mm256_mul_ps(minima, _mm256_xor_ps(d_min, _mm256_set1_ps(-0.0f)));
+}
+static inline void unpack_k_scales(const uint8_t *block, lk_unpacked *out) {
+  __m256 scale, offset;
+  unpack_k_scale_vectors(block, &scale, &offset);
+  _mm256_storeu_ps(out->scale, scale);
+  _mm256_storeu_ps(out->offset, offset);
 }
 #else
 static inline uint32_t unpack_u32(const uint8_t *p) {

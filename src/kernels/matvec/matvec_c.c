@@ -12,8 +12,10 @@ static void add_products(const float *w, const float *x, size_t n, float *lanes)
   for (size_t j = 0; i + j < n; j++) lanes[j] += w[i + j] * x[i + j];
 }
 
-static void matvec(lk_dtype type, const void *w, size_t n_out, size_t n_in, const float *x,
-                   size_t ldx, size_t n_rows, float *y, size_t ldy) {
+static void matvec(lk_dtype type, const void *w, size_t n_out, size_t n_in, const void *rows,
+                   size_t x_bytes, size_t n_rows, float *y, size_t ldy) {
+  const float *x = rows;
+  const size_t ldx = x_bytes / sizeof *x;
   const lk_to_f32_fn widen = lk_dequant_select(type, LEANK_CPU_C)->to_f32;
   const size_t row_bytes = lk_dtype_bytes(type, n_in);
   const unsigned char *row = w;
@@ -34,8 +36,8 @@ static void matvec(lk_dtype type, const void *w, size_t n_out, size_t n_in, cons
 }
 
 #define LK_EACH_X(TYPE, name)                                                                      \
-  void lk_matvec_##name##_c(const void *w, size_t n_out, size_t n_in, const float *x, size_t ldx,  \
-                            size_t n_rows, float *y, size_t ldy) {                                 \
-    matvec(LK_##TYPE, w, n_out, n_in, x, ldx, n_rows, y, ldy);                                     \
+  void lk_matvec_##name##_c(const void *w, size_t n_out, size_t n_in, const void *x,               \
+                            size_t x_bytes, size_t n_rows, float *y, size_t ldy) {                 \
+    matvec(LK_##TYPE, w, n_out, n_in, x, x_bytes, n_rows, y, ldy);                                 \
   }
 LK_EACH_DTYPE

@@ -1,6 +1,7 @@
-/* The matvec kernels of one instruction set. Before including it: widen_<isa>.h, ISA defined as the
- * suffix of the names, and constants of the register file: MAX_SUMS, the sums (row, output) it
- * holds, and QUANTISED_OUTS, the outputs to work on together where weights are not plain.
+/* Products in fp32: the kernels of one instruction set. Before including it: widen_<isa>.h, ISA
+ * defined as the suffix of the names, and constants of the register file: MAX_SUMS, the sums (row,
+ * output) it holds, and QUANTISED_OUTS, the outputs to work on together where weights are not
+ * plain.
  *
  * Lane j of the one vector that a (row, output) is summed in takes elements j, j + VEC_LANES, ...
  * in order, however many rows and outputs are in flight. So every y has the same bits in every
@@ -9,11 +10,11 @@
 
 #include "kernels/matvec/matvec_kernels.h"
 
-#define PASTE_(name, isa) lk_matvec_##name##_##isa
-#define PASTE(name, isa) PASTE_(name, isa)
+#define FP32_PASTE_(name, isa) lk_matvec_##name##_##isa
+#define FP32_PASTE(name, isa) FP32_PASTE_(name, isa)
 
 /* Blocks that straddle cache lines defeat the hardware's prefetcher. */
-enum { PREFETCH_BYTES = 1536 };
+enum { FP32_PREFETCH = 1536 };
 
 /* Outputs worked on together, for the latency of an FMA and to share the loads of activations. */
 enum { MAX_OUTS = 4 };
@@ -52,12 +53,12 @@ VEC_FN void add_products(const vec *w, size_t n_outs, const float *const *x, siz
   }
 }
 
-/* Of each of n_outs rows, n_bytes that will be wanted soon: those PREFETCH_BYTES further in the
+/* Of each of n_outs rows, n_bytes that will be wanted soon: those FP32_PREFETCH further in the
  * row, or in the row of the next turn. Addresses may lie outside the matrix: nothing is read. */
 VEC_FN void prefetch(const matvec_job *job, const uint8_t *block, size_t n_outs, size_t pos,
                      size_t n_bytes) {
-  uintptr_t p = (uintptr_t)block + PREFETCH_BYTES;
-  if (pos + PREFETCH_BYTES >= job->row_bytes) p += (n_outs - 1) * job->row_bytes;
+  uintptr_t p = (uintptr_t)block + FP32_PREFETCH;
+  if (pos + FP32_PREFETCH >= job->row_bytes) p += (n_outs - 1) * job->row_bytes;
   _Pragma("GCC unroll 4") for (size_t k = 0; k < n_outs; k++, p += job->row_bytes)
       _Pragma("GCC unroll 4") for (size_t i = 0; i < n_bytes; i += 64)
           _mm_prefetch((const char *)(p + i), _MM_HINT_T0);
@@ -110,15 +111,15 @@ VEC_FN void prefetch(const matvec_job *job, const uint8_t *block, size_t n_outs,
     for (; o + n_outs <= n_out; o += n_outs) outputs_##name(job, o, n_outs, n_rows);               \
     for (; n_outs > 1 && o < n_out; o++) outputs_##name(job, o, 1, n_rows);                        \
   }                                                                                                \
-  void PASTE(name, ISA)(const void *w, size_t n_out, size_t n_in, const float *x, size_t ldx,      \
-                        size_t n_rows, float *y, size_t ldy) {                                     \
+  void FP32_PASTE(name, ISA)(const void *w, size_t n_out, size_t n_in, const void *x,              \
+                             size_t x_bytes, size_t n_rows, float *y, size_t ldy) {                \
     const size_t row_bytes =                                                                       \
         (plain) ? n_in * ((bytes) / (elements)) : n_in / (elements) * (bytes);                     \
     matvec_job job = {.w = w,                                                                      \
                       .row_bytes = row_bytes,                                                      \
                       .n_in = n_in,                                                                \
                       .x = x,                                                                      \
-                      .ldx = ldx,                                                                  \
+                      .ldx = x_bytes / sizeof(float),                                              \
                       .n_rows = n_rows,                                                            \
                       .y = y,                                                                      \
                       .ldy = ldy};                                                                 \
