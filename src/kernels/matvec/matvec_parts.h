@@ -239,7 +239,12 @@ VEC_FN vi dot32_signed(const uint8_t *u, const vb *w) {
     else if (n_rows <= 4)                                                                          \
       parts_outputs_##name(w, n_out, n_units, n_tail, rows, 4, y, ldy, n_rows);                    \
     else                                                                                           \
-      parts_outputs_##name(w, n_out, n_units, n_tail, rows, 8, y, ldy, n_rows);                    \
+      for (size_t o = 0; o < n_out; o++) {                                                         \
+        const uint8_t *row = (const uint8_t *)w + o * n_row_blocks * (bytes);                      \
+        parts_outputs_##name(row, 1, n_units, n_tail, rows, 4, y + o, ldy, 4);                     \
+        parts_outputs_##name(row, 1, n_units, n_tail, rows + 4, 4, y + 4 * ldy + o, ldy,           \
+                             n_rows - 4);                                                          \
+      }                                                                                            \
   }                                                                                                \
   void PARTS_PASTE(name, ISA, _prepare)(const float *x, size_t n_in, void *row) {                  \
     prepare_row(x, n_in, row);                                                                     \
