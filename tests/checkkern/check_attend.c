@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attend_amx_model.h"
 #include "attend_bench.h"
 #include "attend_f64.h"
 #include "base/dtype.h"
@@ -31,6 +32,7 @@ typedef struct problem_shape {
   size_t n_q, head_dim, n_kept, n_pages;
   row_order order;
   bool bias, partial_pages;
+  bool tiny_values; /* sums that come and go as denormals */
 } problem_shape;
 
 static float uniform(lk_rng *rng, double scale) {
@@ -65,12 +67,12 @@ static void fill_key(const problem *p, lk_page_view *page, size_t key, const flo
 }
 
 /* Values with zeros of both signs and, rarely, denormals among them. */
-static float value(lk_rng *rng) {
+static float value(lk_rng *rng, double scale) {
   switch (lk_rng_below(rng, 64)) {
   case 0: return 0.0f;
   case 1: return -0.0f;
   case 2: return 0x1p-130f;
-  default: return uniform(rng, 3);
+  default: return uniform(rng, scale);
   }
 }
 
@@ -82,11 +84,11 @@ static void make_page(problem *p, const problem_shape *s, lk_page_view *page, lk
   page->k = checkkern_guarded(k_bytes(p, page), p->front);
   page->v = checkkern_guarded(v_bytes(p), p->front);
   float k[256], v[256];
-  const double k_scale = lk_rng_below(rng, 4) ? 1 : 4;
+  const double k_scale = lk_rng_below(rng, 4) ? 1 : 4, v_scale = s->tiny_values ? 0x1p-124 : 3;
   for (size_t key = 0; key < LK_PAGE_TOKENS; key++) {
     for (size_t c = 0; c < p->head_dim; c++) {
       k[c] = page->lean && c >= s->n_kept ? 0 : uniform(rng, k_scale);
-      v[c] = value(rng);
+      v[c] = value(rng, v_scale);
     }
     const bool valid = key < page->n_keys;
     fill_key(p, page, key, valid ? k : NULL, valid ? v : NULL);
@@ -222,7 +224,7 @@ typedef struct subject {
 } subject;
 
 static bool rounds_to_bf16(const lk_attend_variant *v) {
-  return strstr(v->name, "avx512bf16") != NULL;
+  return strstr(v->name, "avx512bf16") || strstr(v->name, "amx");
 }
 
 /* Sums under the variant's own maximum are brought to the exact one. */
@@ -397,6 +399,7 @@ static void check_subject(checkkern *ck, const subject *s) {
       shape.order = (row_order)lk_rng_below(&rng, N_ROW_ORDERS);
       shape.bias = lk_rng_below(&rng, 2);
       shape.partial_pages = lk_rng_below(&rng, 4) == 0;
+      shape.tiny_values = lk_rng_below(&rng, 4) == 0;
       check_shape(ck, s, &shape, &rng);
       check_wide_shape(ck, s, &shape, &rng);
     }
@@ -416,7 +419,7 @@ static void check_key_counts(checkkern *ck, const subject *s) {
     make_problem(&p, &shape, n % 2, &rng);
     for (size_t key = 0; key < LK_PAGE_TOKENS; key++) {
       float k[34], v[34];
-      for (size_t c = 0; c < 34; c++) k[c] = uniform(&rng, 1), v[c] = value(&rng);
+      for (size_t c = 0; c < 34; c++) k[c] = uniform(&rng, 1), v[c] = value(&rng, 3);
       fill_key(&p, p.pages, key, key < n ? k : NULL, key < n ? v : NULL);
     }
     p.pages->n_keys = n;
@@ -466,6 +469,24 @@ static void check_exponential(checkkern *ck, const subject *s) {
   free_problem(&p);
 }
 
+static void check_fn(checkkern *ck, const lk_attend_variant *v, lk_attend_fn fn, bool rows) {
+  const subject s = {v, fn, rows};
+  check_subject(ck, &s);
+  check_key_counts(ck, &s);
+  check_exponential(ck, &s);
+}
+
+/* Tile instructions are there on few processors: their kernel is checked in software too. */
+static void check_tiles_in_software(checkkern *ck) {
+#if defined(__x86_64__)
+  static const lk_attend_variant v = {
+      .name = "attend_bf16_amx_model", .type = LEANK_KV_BF16, .level = LEANK_CPU_AVX512BF16};
+  if (checkkern_wants(ck, v.name, v.level)) check_fn(ck, &v, attend_rows_bf16_amx_model, true);
+#else
+  (void)ck;
+#endif
+}
+
 static void check_merge_edges(checkkern *ck) {
   const float m[] = {-INFINITY, 2, -INFINITY, 2}, l[] = {NAN, 1, NAN, 3};
   const float o[] = {NAN, NAN, 1, 2, NAN, NAN, 7, 6};
@@ -481,17 +502,13 @@ static void check_merge_edges(checkkern *ck) {
 void check_attend(checkkern *ck) {
   for (const lk_attend_variant *v = lk_attend_variants; v->name; v++) {
     if (!checkkern_wants(ck, v->name, v->level)) continue;
-    const subject decode = {v, v->decode, false}, rows = {v, v->rows, true};
-    check_subject(ck, &decode);
-    check_subject(ck, &rows);
-    check_key_counts(ck, &decode);
-    check_key_counts(ck, &rows);
-    check_exponential(ck, &decode);
-    check_exponential(ck, &rows);
+    check_fn(ck, v, v->decode, false);
+    check_fn(ck, v, v->rows, true);
     if (ck->bench) attend_bench(v);
   }
+  check_tiles_in_software(ck);
   check_merge_edges(ck);
-  for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AVX512BF16; level++)
+  for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AMX; level++)
     for (int type = 0; type < 2; type++) {
       const lk_attend_variant *v = lk_attend_select((leank_kv_type)type, (leank_cpu_level)level);
       checkkern_expect(ck, v && (int)v->type == type && (!level || (int)v->level <= level),

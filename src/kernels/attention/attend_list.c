@@ -1,6 +1,7 @@
 /* The variants of op "attend", their selection and their scratch. */
 #include "cpu/cpu_features.h"
 #include "kernels/attention/attend_kernels.h"
+#include "kernels/attention/attend_tmul_scratch.h"
 #include "kernels/page/page.h"
 
 const lk_attend_variant lk_attend_variants[] = {
@@ -11,6 +12,8 @@ const lk_attend_variant lk_attend_variants[] = {
      lk_attend_bf16_avx512},
     {"attend_bf16_avx512bf16", LEANK_KV_BF16, LEANK_CPU_AVX512BF16,
      lk_attend_decode_bf16_avx512bf16, lk_attend_rows_bf16_avx512bf16},
+    {"attend_bf16_amx", LEANK_KV_BF16, LEANK_CPU_AMX, lk_attend_decode_bf16_avx512bf16,
+     lk_attend_rows_bf16_amx},
 #endif
     {"attend_f32_c", LEANK_KV_F32, LEANK_CPU_C, lk_attend_f32_c, lk_attend_f32_c},
 #if defined(__x86_64__)
@@ -31,10 +34,12 @@ const lk_attend_variant *lk_attend_select(leank_kv_type type, leank_cpu_level le
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
-/* The accumulators with D rounded up to whole vectors; q and q_lean in bf16; V of a page in pairs.
- */
+/* Over vectors: the accumulators with D rounded up to whole vectors; q and q_lean in bf16; V of a
+ * page in pairs. Over tiles: see there. */
 size_t lk_attend_scratch_bytes(size_t n_q, size_t head_dim) {
   const size_t padded = round_up(head_dim, 32);
-  return round_up(n_q * padded * 4, 64) + 2 * round_up(n_q * head_dim * 2, 64) +
-         LK_PAGE_TOKENS * padded * 2;
+  const size_t vectors = round_up(n_q * padded * 4, 64) + 2 * round_up(n_q * head_dim * 2, 64) +
+                         LK_PAGE_TOKENS * padded * 2;
+  const size_t tiles = lk_tmul_layout_of(n_q, head_dim).n_bytes;
+  return vectors > tiles ? vectors : tiles;
 }
