@@ -259,7 +259,7 @@ static void check_short_equals_dense(const lk_case *c, leank_kv_type kv_type,
 
 static void test_short_sequences_equal_dense_bit_for_bit(void **state) {
   (void)state;
-  leank_cpu_level levels[4];
+  leank_cpu_level levels[LK_N_CPU_LEVELS];
   const size_t n_levels = lk_cpu_levels(levels);
   const lk_tiny_spec spec = lk_shape(1);
   lk_case c;
@@ -292,7 +292,7 @@ static void check_full_mask_equals_dense(const lk_case *c, leank_kv_type kv_type
 
 static void test_mask_that_keeps_all_equals_dense_bit_for_bit(void **state) {
   (void)state;
-  leank_cpu_level levels[4];
+  leank_cpu_level levels[LK_N_CPU_LEVELS];
   const size_t n_levels = lk_cpu_levels(levels);
   for (size_t shape = 0; shape < 3; shape++) {
     const lk_tiny_spec spec = lk_shape(shape);
@@ -396,7 +396,7 @@ static void test_wrong_channel_order_is_noticed(void **state) {
 static void test_bf16_cache_filled_by_decoding(void **state) {
   (void)state;
   static const leank_cpu_level exact[] = {LEANK_CPU_C, LEANK_CPU_AVX2, LEANK_CPU_AVX512};
-  leank_cpu_level levels[4];
+  leank_cpu_level levels[LK_N_CPU_LEVELS];
   const size_t n_levels = lk_cpu_levels(levels);
   const lk_tiny_spec spec = lk_shape(0);
   lk_case c;

@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include <cmocka.h>
 
@@ -366,7 +369,17 @@ leank_cpu_level lk_test_cpu(void) {
   return level;
 }
 
-size_t lk_cpu_levels(leank_cpu_level out[4]) {
+#if defined(__x86_64__)
+/* Tiles have to be granted by the system too, which asking for the level does. */
+static bool has_tiles(void) {
+  enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24 };
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & AMX_BF16 && d & AMX_TILE &&
+         lk_cpu_detect() == LEANK_CPU_AMX;
+}
+#endif
+
+size_t lk_cpu_levels(leank_cpu_level out[LK_N_CPU_LEVELS]) {
   size_t n = 0;
   out[n++] = LEANK_CPU_C;
 #if defined(__x86_64__)
@@ -376,6 +389,7 @@ size_t lk_cpu_levels(leank_cpu_level out[4]) {
       __builtin_cpu_supports("avx512dq"))
     out[n++] = LEANK_CPU_AVX512;
   if (n == 3 && __builtin_cpu_supports("avx512bf16")) out[n++] = LEANK_CPU_AVX512BF16;
+  if (n == 4 && has_tiles()) out[n++] = LEANK_CPU_AMX;
 #endif
   return n;
 }

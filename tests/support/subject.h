@@ -130,7 +130,8 @@ void lk_assert_differ(const double *faulty, const double *want, size_t n, double
  * per level), else the best. */
 leank_cpu_level lk_test_cpu(void);
 /* The levels this processor can run, ascending; returns how many. */
-size_t lk_cpu_levels(leank_cpu_level out[4]);
+enum { LK_N_CPU_LEVELS = 5 };
+size_t lk_cpu_levels(leank_cpu_level out[LK_N_CPU_LEVELS]);
 
 /* LEANK_OK or the test fails with the message of err. */
 void lk_assert_ok(leank_status status, const leank_error *err);
