@@ -398,7 +398,7 @@ void check_attend_backward(checkkern *ck) {
     check_counts(&s);
     if (ck->bench) attend_backward_bench(v);
   }
-  for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AVX512BF16; level++)
+  for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AMX; level++)
     for (int type = 0; type < 2; type++) {
       const lk_attend_backward_variant *v =
           lk_attend_backward_select((leank_kv_type)type, (leank_cpu_level)level);

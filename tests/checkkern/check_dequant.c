@@ -132,7 +132,7 @@ void check_dequant(checkkern *ck) {
     if (ck->bench) bench_variant(v);
   }
   for (int type = 0; type < LK_N_DTYPES; type++)
-    for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AVX512BF16; level++) {
+    for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AMX; level++) {
       const lk_dequant_variant *v = lk_dequant_select((lk_dtype)type, (leank_cpu_level)level);
       checkkern_expect(ck, v && v->type == (lk_dtype)type && (!level || (int)v->level <= level),
                        "dequant_select", "type %d at level %d", type, level);

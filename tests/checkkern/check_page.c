@@ -215,7 +215,7 @@ void check_page(checkkern *ck) {
     check_variant(ck, v);
     if (ck->bench) bench_variant(v);
   }
-  for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AVX512BF16; level++)
+  for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AMX; level++)
     for (int type = 0; type < 2; type++) {
       const lk_page_variant *v = lk_page_select((leank_kv_type)type, (leank_cpu_level)level);
       checkkern_expect(ck, v && (int)v->type == type && (!level || (int)v->level <= level),

@@ -321,7 +321,7 @@ void check_rows(checkkern *ck) {
     check_swiglu_range(ck, v, &rng);
     if (ck->bench) bench_variant(v);
   }
-  for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AVX512BF16; level++) {
+  for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AMX; level++) {
     const lk_rows_variant *v = lk_rows_select((leank_cpu_level)level);
     checkkern_expect(ck, v && (!level || (int)v->level <= level), "rows_select", "level %d", level);
   }
