@@ -25,6 +25,11 @@ void cli_engine_options_default(cli_engine_options *options);
   }
 #define CLI_KV_TYPE_ROW(e)                                                                         \
   { 0, "kv-type", CLI_CHOICE, &(e).kv_type, "bf16|f32", "type of the cache (bf16)" }
+#define CLI_CPU_LEVELS "best|c|avx2|avx512|avx512bf16|amx"
+#define CLI_THREADS_ROWS(e)                                                                        \
+  {0, "threads", CLI_SIZE, &(e).n_threads, "N", "threads (all processors)"}, {                     \
+    0, "cpu", CLI_CHOICE, &(e).cpu, CLI_CPU_LEVELS, "cap on the instruction set"                   \
+  }
 #define CLI_ENGINE_ROWS(e)                                                                         \
   CLI_MASK_ROW(e), CLI_SPLIT_ROWS(e), CLI_KV_TYPE_ROW(e),                                          \
       {0, "policy", CLI_CHOICE, &(e).policy, "drop|mean", "heads that keep nothing (the mask's)"}, \
@@ -32,10 +37,7 @@ void cli_engine_options_default(cli_engine_options *options);
        CLI_FLAG, &(e).mean_compensation,                                                           \
        NULL,     "the mean stands in for pruned channels"},                                        \
       {0, "prefill-chunk", CLI_SIZE, &(e).prefill_chunk, "N", "rows computed together"},           \
-      {0, "threads", CLI_SIZE, &(e).n_threads, "N", "threads (all processors)"}, {                 \
-    0, "cpu", CLI_CHOICE, &(e).cpu, "best|c|avx2|avx512|avx512bf16|amx",                           \
-        "cap on the instruction set"                                                               \
-  }
+      CLI_THREADS_ROWS(e)
 
 typedef struct cli_engine {
   leank_model *model;

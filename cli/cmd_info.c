@@ -1,12 +1,12 @@
 #include <stdio.h>
-#include <string.h>
 
 #include "cli_report.h"
+#include "info_cpu.h"
 
 typedef struct info_options {
   cli_engine_options engine;
   size_t n_ctx, batch; /* n_ctx 0 = the model's */
-  bool kernels, json;
+  bool cpu, json;
 } info_options;
 
 static int parse(int argc, char **argv, info_options *o, const char **model) {
@@ -18,20 +18,27 @@ static int parse(int argc, char **argv, info_options *o, const char **model) {
       CLI_KV_TYPE_ROW(o->engine),
       {0, "prefill-chunk", CLI_SIZE, &o->engine.prefill_chunk, "N", "rows computed together"},
       CLI_SPLIT_ROWS(o->engine),
-      {0, "cpu", CLI_FLAG, &o->kernels, NULL, "name the kernels this machine runs (loads weights)"},
+      {0, "cpu", CLI_FLAG, &o->cpu, NULL, "what this machine offers, and the kernels it runs"},
+      {0, "level", CLI_CHOICE, &o->engine.cpu, CLI_CPU_LEVELS,
+       "with --cpu: cap on the instruction set"},
       {0, "json", CLI_FLAG, &o->json, NULL, "one JSON object instead of text"},
   };
   const cli_command command = {
-      .usage = "leank info MODEL [options]",
+      .usage = "leank info [MODEL] [options]",
       .about =
           "Says what a model is and plans the memory of its cache, dense beside LeanK, without\n"
-          "loading weights. MODEL is a .gguf file, a Hugging Face folder or a config.json.",
+          "loading weights. MODEL is a .gguf file, a Hugging Face folder or a config.json; --cpu\n"
+          "needs none.",
       .options = rows,
       .n_options = sizeof rows / sizeof *rows,
-      .n_min = 1,
+      .n_min = 0,
       .n_max = 1,
   };
-  return cli_parse(&command, argc, argv, model);
+  int code = cli_parse(&command, argc, argv, model);
+  if (code == CLI_GO && !model[0] && !o->cpu) {
+    return cli_usage_error("an argument is missing; usage: %s", command.usage);
+  }
+  return code;
 }
 
 /* ---- text ---- */
@@ -137,42 +144,40 @@ static json_t *json_info(const info_options *o, const leank_model_info *info,
 
 /* ---- the command ---- */
 
-/* "op: variant" lines of a small session on this machine; NULL (and a complaint) on failure. */
-static char *kernel_names(const char *model, const info_options *o) {
-  cli_engine engine;
-  leank_session *session = NULL;
-  char *names = NULL;
-  int code = cli_engine_open(model, &o->engine, &engine);
-  if (code == CLI_GO) {
-    code = cli_engine_session(&engine, engine.mask != NULL, LEANK_PAGE_TOKENS, &session);
-  }
-  if (code == CLI_GO) names = strdup(leank_session_kernels(session));
-  leank_session_close(&session);
-  cli_engine_close(&engine);
-  return names;
-}
-
-static int report(const char *path, const info_options *o, const leank_model_info *info,
-                  const leank_mask *mask) {
+static int report(const info_options *o, const leank_model_info *info, const leank_mask *mask) {
   leank_plan dense, lean;
-  char *kernels = NULL;
+  leank_cpu_info cpu;
   int code = cli_make_plan(info, NULL, &o->engine, o->n_ctx, o->batch, &dense);
   if (code == CLI_GO && mask) {
     code = cli_make_plan(info, mask, &o->engine, o->n_ctx, o->batch, &lean);
   }
+  if (code == CLI_GO && o->cpu) code = info_cpu_describe(&o->engine, &cpu);
   if (code != CLI_GO) return code;
-  if (o->kernels && !(kernels = kernel_names(path, o))) return CLI_FAILURE;
   if (o->json) {
     json_t *root = json_info(o, info, &dense, mask ? &lean : NULL);
-    if (kernels) json_object_set_new(root, "kernels", cli_json_text(kernels));
+    if (o->cpu) json_object_set_new(root, "cpu", info_cpu_json(&cpu));
     cli_json_print(root, false);
   } else {
     print_model(info);
     if (mask) print_mask(mask, &lean, info->n_layers * info->n_kv_heads);
     print_plan(o, &dense, mask ? &lean : NULL);
-    if (kernels) printf("\nkernels on this machine\n%s", kernels);
+    if (o->cpu) putchar('\n');
+    if (o->cpu) info_cpu_print(&cpu);
   }
-  free(kernels);
+  return CLI_OK;
+}
+
+static int report_cpu(const info_options *o) {
+  leank_cpu_info cpu;
+  int code = info_cpu_describe(&o->engine, &cpu);
+  if (code != CLI_GO) return code;
+  if (o->json) {
+    json_t *root = json_object();
+    json_object_set_new(root, "cpu", info_cpu_json(&cpu));
+    cli_json_print(root, false);
+  } else {
+    info_cpu_print(&cpu);
+  }
   return CLI_OK;
 }
 
@@ -185,13 +190,14 @@ int cmd_info(int argc, char **argv) {
   cli_engine_options_default(&o.engine);
   int code = parse(argc, argv, &o, model);
   if (code != CLI_GO) return code;
+  if (!model[0]) return report_cpu(&o);
   if (leank_model_read_info(model[0], &info, &err) != LEANK_OK) return cli_fail(&err);
   if (o.n_ctx == 0) o.n_ctx = info.n_ctx_train;
   if (o.engine.mask && leank_mask_open(o.engine.mask, &mask, &err) != LEANK_OK) {
     return cli_fail(&err);
   }
   if (mask) code = cli_check_mask(mask, o.engine.mask, &info);
-  if (code == CLI_GO) code = report(model[0], &o, &info, mask);
+  if (code == CLI_GO) code = report(&o, &info, mask);
   leank_mask_close(&mask);
   return code;
 }
