@@ -8,6 +8,7 @@
 #ifndef LEANK_LEANK_H
 #define LEANK_LEANK_H
 
+#include <leank/bench.h>
 #include <leank/cpu.h>
 #include <leank/learn.h>
 #include <leank/mask.h>
