@@ -235,17 +235,18 @@ expect_one_line
 expect_err '^leank: warning: .*other weights'
 
 # ---- bench ----
-leank bench prefill "$model" --lengths 64,128 -r 2 --json --threads 2 "$cpu"
+leank bench prefill "$model" --lengths 64,128 -r 2 --rotate 1M --json --threads 2 "$cpu"
 expect_code 0
 expect_json
 [ "$(wc -l <"$work/out")" -eq 2 ]
 check $? "one line a length"
-leank bench decode "$model" --lengths 1k,1280 -n 4 -r 2 --json --threads 2 -m "$work/energy" "$cpu"
+leank bench decode "$model" --lengths 1k,1280 -n 4 -r 2 --rotate 1M --json --threads 2 -m "$work/energy" \
+  "$cpu"
 expect_code 0
 expect_json
 [ "$(grep -c '"cache":"leank"' "$work/out")" -eq 2 ] && [ "$(grep -c '"cache":"dense"' "$work/out")" -eq 2 ]
 check $? "dense and LeanK at each length"
-leank bench decode "$model" --lengths 128 -n 2 -r 1 --threads 1 "$cpu"
+leank bench decode "$model" --lengths 128 -n 2 -r 1 --rotate 1M --threads 1 "$cpu"
 expect_code 0
 expect_out '^decode +dense +128 '
 finish

@@ -19,7 +19,7 @@ leank --version
 expect_code 0
 expect_out '^leank [0-9]+\.[0-9]+\.[0-9]+$'
 for command in run info learn mask tokenize bench "mask show" "mask plot" "mask score" "mask compare" \
-  "mask import" "mask export"; do
+  "mask import" "mask export" "bench attention" "bench matvec" "bench decode" "bench prefill"; do
   # shellcheck disable=SC2086
   leank $command --help
   expect_code 0
@@ -73,8 +73,6 @@ for bad in nan inf 1e999 hot; do
 done
 leank run "$model" -p x --kv-type f64
 expect_failure 2 'one of bf16\|f32'
-leank bench fly "$model"
-expect_failure 2 "not 'fly'"
 leank bench decode "$model" --lengths 512,,4k
 expect_failure 2 'option --lengths'
 leank bench decode "$model" --lengths 0

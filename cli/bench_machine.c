@@ -1,0 +1,117 @@
+#include "bench_machine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli_report.h"
+
+enum { N_READ_PASSES = 5 };
+/* What the bandwidth is measured over at most, and at least: less is no larger than caches are. */
+static const size_t most_read_bytes = (size_t)2 << 30, least_read_bytes = (size_t)256 << 20;
+
+static void on_progress(void *user, uint64_t done, uint64_t total) {
+  bench_machine *m = user;
+  cli_progress_update(&m->progress, done, total);
+}
+
+static bool should_stop(void *user) {
+  (void)user;
+  return cli_interrupted();
+}
+
+void bench_measure_begin(bench_machine *m, const char *label) {
+  cli_progress_begin(&m->progress, label);
+  cli_interrupt_arm(NULL);
+}
+
+int bench_measure_end(bench_machine *m, leank_status status, const leank_error *err) {
+  cli_interrupt_disarm();
+  cli_progress_end(&m->progress);
+  if (status == LEANK_E_INTERRUPTED) {
+    cli_complain("interrupted");
+    return CLI_INTERRUPTED;
+  }
+  return status == LEANK_OK ? CLI_GO : cli_fail(err);
+}
+
+int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
+  leank_error err;
+  leank_bench_options *o = &m->options;
+  o->n_threads = engine->n_threads;
+  o->cpu = (leank_cpu_level)engine->cpu;
+  o->on_progress = on_progress;
+  o->should_stop = should_stop;
+  o->user = m;
+  if (leank_cpu_describe(o->cpu, (leank_kv_type)engine->kv_type, &m->cpu, &err) != LEANK_OK)
+    return cli_fail(&err);
+  leank_bench_options less = *o;
+  less.n_repeats = N_READ_PASSES;
+  if (less.rotate_bytes > most_read_bytes) less.rotate_bytes = most_read_bytes;
+  bench_measure_begin(m, "read");
+  leank_status status = leank_bench_read(&less, &m->read, &err);
+  while (status == LEANK_E_MEMORY && less.rotate_bytes / 2 >= least_read_bytes) {
+    less.rotate_bytes /= 2;
+    status = leank_bench_read(&less, &m->read, &err);
+  }
+  return bench_measure_end(m, status, &err);
+}
+
+double bench_read_bandwidth(const bench_machine *m) {
+  return m->read.patterns[m->read.best].bytes_per_second;
+}
+
+void bench_kernel_name(const bench_machine *m, const char *op, char *out, size_t size) {
+  size_t n = strlen(op);
+  snprintf(out, size, "unknown");
+  for (const char *at = m->cpu.kernels; *at; at += strcspn(at, "\n"), at += *at == '\n') {
+    if (strncmp(at, op, n) != 0 || strncmp(at + n, ": ", 2) != 0) continue;
+    snprintf(out, size, "%.*s", (int)strcspn(at + n + 2, "\n"), at + n + 2);
+  }
+}
+
+static void pattern_name(const bench_machine *m, char *out, size_t size) {
+  const leank_bench_pattern *p = &m->read.patterns[m->read.best];
+  snprintf(out, size, "%s, %zu stream%s%s", p->kernel, p->n_streams, p->n_streams == 1 ? "" : "s",
+           p->prefetch ? ", prefetch" : "");
+}
+
+void bench_print_machine(const bench_machine *m) {
+  char pattern[80];
+  pattern_name(m, pattern, sizeof pattern);
+  cli_print_text(m->cpu.name[0] ? m->cpu.name : "unknown processor");
+  printf(", %s, %zu threads; reads %.1f GB/s (%s; %s bytes)\n", leank_cpu_level_name(m->cpu.level),
+         m->read.n_threads, bench_read_bandwidth(m) / 1e9, pattern, cli_grouped(m->read.n_bytes));
+  if (m->read.n_bytes / 2 < m->cpu.cache_bytes)
+    cli_warn("the largest cache is said to hold %s bytes: --rotate over more",
+             cli_grouped(m->cpu.cache_bytes));
+}
+
+void bench_json_machine(const bench_machine *m, json_t *o) {
+  char pattern[80];
+  pattern_name(m, pattern, sizeof pattern);
+  json_object_set_new(o, "cpu", cli_json_text(m->cpu.name));
+  json_object_set_new(o, "cpu_level", json_string(leank_cpu_level_name(m->cpu.level)));
+  json_object_set_new(o, "threads", cli_json_size(m->read.n_threads));
+  json_object_set_new(o, "repeats", cli_json_size(m->options.n_repeats));
+  json_object_set_new(o, "read_bandwidth", json_real(bench_read_bandwidth(m)));
+  json_object_set_new(o, "read_bandwidth_buffer", cli_json_size(m->read.n_bytes));
+  json_object_set_new(o, "read_pattern", json_string(pattern));
+}
+
+void bench_json_speed(const bench_machine *m, double n_bytes, double seconds, json_t *o) {
+  const double speed = seconds > 0 ? n_bytes / seconds : 0;
+  json_object_set_new(o, "bytes_per_second", json_real(speed));
+  json_object_set_new(o, "share_of_bandwidth", json_real(speed / bench_read_bandwidth(m)));
+}
+
+static int compare_doubles(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+double bench_median(double *values, size_t n) {
+  if (n == 0) return 0;
+  qsort(values, n, sizeof *values, compare_doubles);
+  return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}

@@ -1,0 +1,206 @@
+#!/usr/bin/env bash
+# Benchmarks on shapes so small that nothing is learned from their speed: what they print, the bytes
+# they count, and what they refuse.
+# shellcheck source=tests/cli/cli_test.sh
+. "$(dirname "$0")/cli_test.sh"
+model=$data/tiny/llama-plain.gguf
+small="-r 1 --rotate 1M --threads 2 $cpu"
+
+# ---- wrong usage ----
+leank bench
+expect_code 2
+expect_out '^usage: leank bench COMMAND'
+leank bench fly
+expect_failure 2 "unknown command 'bench fly'"
+leank bench attention
+expect_failure 2 'which shape\?'
+leank bench attention --heads 32,8
+expect_failure 2 '--heads are three numbers'
+leank bench attention --heads 32,8,128,1
+expect_failure 2 '--heads are three numbers'
+leank bench attention --heads 32
+expect_failure 2 '--heads are three numbers'
+leank bench attention --heads 32,x,128
+expect_failure 2 'option --heads'
+leank bench attention "$model" --heads 4,2,32
+expect_failure 2 '--heads and a model exclude each other'
+leank bench attention "$model" --n-layers 3
+expect_failure 2 '--n-layers and a model exclude each other'
+leank bench attention "$model" another
+expect_failure 2 "unexpected argument 'another'"
+leank bench attention "$model" --mask x --dk 8
+expect_failure 2 '--mask and --dk exclude each other'
+leank bench attention "$model" --no-dense
+expect_failure 2 '--no-dense needs'
+leank bench attention "$model" -r 0
+expect_failure 2 '-r is at least 1'
+leank bench attention "$model" --kv-type f64
+expect_failure 2 'one of bf16'
+leank bench attention "$model" --cpu fast
+expect_failure 2 'option --cpu'
+leank bench attention "$model" -l 0
+expect_failure 2 'option --lengths'
+leank bench matvec "$model"
+expect_failure 2 'unexpected argument'
+leank bench matvec --types q4_k,q9_x
+expect_failure 2 "unknown weight type 'q9_x'"
+leank bench matvec --shape 64
+expect_failure 2 '--shape is two numbers'
+leank bench matvec --shape 64,100
+expect_failure 2 'no multiple of 256'
+leank bench matvec --rows 1,65
+expect_failure 2 '--rows: at most 64'
+leank bench matvec -r 0
+expect_failure 2 '-r is at least 1'
+leank bench decode --no-dense "$model"
+expect_failure 2 '--no-dense needs --mask'
+leank info --level fast --cpu
+expect_failure 2 'option --level'
+
+# ---- what is not possible ----
+# shellcheck disable=SC2086 # several options
+{
+  leank bench attention --heads 5,2,32 --json $small
+  expect_failure 1 '5 query heads on 2 kv heads'
+  leank bench attention --heads 4,2,32 --dk 33 --json $small
+  expect_failure 1 '33 kept channels of 32'
+  leank bench attention --heads 4,2,32 --json $small --rotate 1048576M
+  expect_failure 1 'copies of so small a cache|needs [0-9]+ bytes, and [0-9]+ are free'
+  leank bench attention "$data/nowhere.json" $small
+  expect_failure 1 'nowhere.json'
+  leank bench attention --heads 9,3,32768 -l 16384k --json $small
+  expect_failure 1 'needs [0-9]+ bytes, and [0-9]+ are free'
+}
+
+# ---- attention: the bytes of the plan ----
+leank mask score "$model" -o "$work/mask" --method random --ratio 0.5 --n-sink 64 --n-recent 128
+expect_code 0
+for length in 100 1k 3000; do
+  for batch in 1 3; do
+    for type in bf16 f32; do
+      leank info "$model" --mask "$work/mask" --ctx $length --batch $batch --kv-type $type --json
+      tr -d ' \n' <"$work/out" | sed 's/"leank".*//' >"$work/dense-plan"
+      tr -d ' \n' <"$work/out" | sed 's/.*"leank"//' >"$work/lean-plan"
+      # shellcheck disable=SC2086
+      leank bench attention "$model" --mask "$work/mask" -l $length -b $batch --kv-type $type --json \
+        $small
+      expect_code 0
+      expect_no_err
+      expect_json
+      [ "$(wc -l <"$work/out")" -eq 2 ]
+      check $? "a line for dense, a line for the mask"
+      [ "$(sed -n 1p "$work/out" | json_number bytes)" = "$(json_number stored <"$work/dense-plan")" ]
+      check $? "dense: bytes are those of the plan"
+      [ "$(sed -n 2p "$work/out" | json_number bytes)" = "$(json_number stored <"$work/lean-plan")" ]
+      check $? "LeanK: bytes are those of the plan"
+    done
+  done
+done
+# shellcheck disable=SC2086
+leank bench attention "$model" --mask "$work/mask" -l 1k --json --layers $small
+expect_code 0
+expect_json
+[ "$(grep -c '"bench":"attention_layer"' "$work/out")" -eq 2 ]
+check $? "a line for each of two layers"
+if command -v python3 >/dev/null 2>&1; then
+  python3 - "$work/out" <<'PYTHON'
+import json, sys
+rows = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
+dense, layers, mask = rows[0], rows[1:3], rows[3]
+assert dense["cache"] == "dense" and mask["cache"] == "leank"
+assert sum(row["bytes"] for row in layers) == mask["bytes"]
+assert [row["layer"] for row in layers] == [0, 1]
+for row in rows:
+    assert 0 < row["min_seconds"] <= row["seconds"]
+    assert abs(row["bytes_per_second"] * row["seconds"] / row["bytes"] - 1) < 1e-6
+    assert row["kernel"].startswith("attend_bf16_") and row["threads"] == 2
+for row in (dense, mask):
+    assert abs(row["share_of_bandwidth"] * row["read_bandwidth"] / row["bytes_per_second"] - 1) < 1e-6
+    assert row["rotate_bytes"] == 1 << 20 and row["cpu_level"] and row["read_pattern"]
+assert abs(mask["byte_ratio"] * dense["bytes"] / mask["bytes"] - 1) < 1e-6
+assert abs(mask["time_ratio"] * dense["seconds"] / mask["seconds"] - 1) < 1e-6
+assert abs(mask["time_over_bytes"] * mask["byte_ratio"] / mask["time_ratio"] - 1) < 1e-6
+PYTHON
+  check $? "the figures of the lines agree"
+fi
+
+# ---- attention: shapes from elsewhere ----
+# shellcheck disable=SC2086
+{
+  leank bench attention --heads 4,2,32 --dk 8,32 -l 1k,2k --json $small
+  expect_code 0
+  [ "$(grep -c '"cache":"dense"' "$work/out")" -eq 4 ] && [ "$(grep -c '"n_kept":8,' "$work/out")" -eq 2 ]
+  check $? "dense beside each count, at each length"
+  leank bench attention --heads 4,2,32 --dk 8 -l 1k --no-dense --n-layers 3 $small
+  expect_code 0
+  # 128 + 768 wide tokens and 2 lean pages of (8 + 32) channels, 2 heads, 2 bytes, 3 layers
+  expect_out '^Dk 8 +1,?024 +1 +749,568 '
+  leank bench attention --heads 4 --mask "$work/mask" -l 512 $small
+  expect_code 0
+  expect_out '^mask +512 '
+  leank bench attention --mask "$work/mask" -l 512 $small
+  expect_failure 2 'how many query heads'
+  leank bench attention --heads 4,2,64 --mask "$work/mask" -l 512 $small
+  expect_failure 1 'for 2 kv heads of 32 channels'
+  leank bench attention "$data/configs/qwen2.5-7b.json" --mask "$work/mask" $small
+  expect_failure 1 'mask is for'
+  leank bench attention "$data/configs/qwen2.5-7b.json" -l 64 $small
+  expect_code 0
+  expect_out '28 query heads, 4 kv heads, head dim 128'
+}
+
+# ---- matvec ----
+# shellcheck disable=SC2086
+{
+  leank bench matvec --types q4_k,F32 --rows 1,3 --shape 64,512 --json $small
+  expect_code 0
+  expect_no_err
+  expect_json
+  [ "$(wc -l <"$work/out")" -eq 4 ]
+  check $? "a line for each type and number of rows"
+  [ "$(sed -n 1p "$work/out" | json_number bytes)" -eq $((64 * 512 / 256 * 144)) ]
+  check $? "bytes of Q4_K"
+  [ "$(sed -n 4p "$work/out" | json_number bytes)" -eq $((64 * 512 * 4)) ]
+  check $? "bytes of F32"
+  expect_out '"type":"Q4_K","rows":3,.*"kernel":"matvec_q4_k_'
+  leank bench matvec --shape 32,256 --rows 2 $small
+  expect_code 0
+  for type in F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K; do
+    expect_out "^$type +2 "
+  done
+}
+
+# ---- the machine ----
+leank info --cpu
+expect_code 0
+expect_no_err
+expect_out '^processor '
+expect_out '^level '
+expect_out '^attend: attend_bf16_'
+leank info --cpu --level c --kv-type f32 --json
+expect_code 0
+expect_json
+[ "$(json_text level <"$work/out")" = '"c"' ]
+check $? "the level is the cap"
+expect_out '"attend": "attend_f32_c"'
+leank info "$model" --cpu --json
+expect_json
+expect_out '"kernels": \{'
+
+# ---- interrupted ----
+ran="leank bench attention, interrupted"
+# shellcheck disable=SC2086
+"$program" bench attention --heads 8,2,64 -l 4k --rotate 64M -r 100000 --threads 1 $cpu \
+  >"$work/out" 2>"$work/err" </dev/null &
+pid=$!
+for _ in $(seq 300); do
+  grep -q '^cache' "$work/out" && break
+  sleep 0.1
+done
+sleep 0.3
+kill -INT "$pid"
+wait "$pid"
+code=$?
+expect_code 130
+expect_err 'interrupted'
+finish
