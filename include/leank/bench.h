@@ -57,7 +57,7 @@ typedef struct leank_bench_read_result {
 /* Reads rotate_bytes, spread over the threads' buffers (which they touch first themselves, in huge
  * pages where the system agrees), in every pattern: 1, 2, 4 and 8 streams, with prefetch and
  * without, by the widest loads of the level. LEANK_E_ARGUMENT; LEANK_E_MEMORY: more than is free
- * (the message has both numbers), or threads that cannot start. */
+ * (the message has both numbers), or threads that cannot start; LEANK_E_INTERRUPTED. */
 LEANK_API leank_status leank_bench_read(const leank_bench_options *options,
                                         leank_bench_read_result *out, leank_error *err);
 

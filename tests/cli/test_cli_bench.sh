@@ -158,7 +158,7 @@ fi
   expect_json
   [ "$(wc -l <"$work/out")" -eq 4 ]
   check $? "a line for each type and number of rows"
-  [ "$(sed -n 1p "$work/out" | json_number bytes)" -eq $((64 * 512 / 256 * 144)) ]
+  [ "$(sed -n 1p "$work/out" | json_number bytes)" -eq $((64 * 2 * 144)) ]
   check $? "bytes of Q4_K"
   [ "$(sed -n 4p "$work/out" | json_number bytes)" -eq $((64 * 512 * 4)) ]
   check $? "bytes of F32"
