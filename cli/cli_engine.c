@@ -2,6 +2,13 @@
 
 #include "cli_console.h"
 
+leank_cpu_level cli_cpu_level(int choice) {
+  static const leank_cpu_level levels[] = {
+      LEANK_CPU_BEST, LEANK_CPU_C,    LEANK_CPU_AVX2,    LEANK_CPU_AVX512,  LEANK_CPU_AVX512BF16,
+      LEANK_CPU_AMX,  LEANK_CPU_NEON, LEANK_CPU_NEONDOT, LEANK_CPU_NEONBF16};
+  return levels[choice];
+}
+
 void cli_engine_options_default(cli_engine_options *options) {
   leank_session_options session;
   leank_session_options_default(&session);
@@ -68,7 +75,7 @@ int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, lean
   options.n_ctx = n_ctx;
   options.kv_type = (leank_kv_type)own->kv_type;
   options.n_threads = own->n_threads;
-  options.cpu = (leank_cpu_level)own->cpu;
+  options.cpu = cli_cpu_level(own->cpu);
   options.prefill_chunk = own->prefill_chunk;
   if (masked) {
     options.mask = engine->mask;

@@ -10,9 +10,15 @@ typedef struct cli_engine_options {
   const char *mask; /* path, or NULL: dense */
   size_t n_threads; /* 0 = the library's choice */
   size_t prefill_chunk, n_sink, n_recent;
-  int cpu, kv_type, policy; /* policy -1 = the mask's */
-  bool mean_compensation;   /* false = the mask's */
+  int cpu;                /* of CLI_CPU_LEVELS */
+  int kv_type, policy;    /* policy -1 = the mask's */
+  bool mean_compensation; /* false = the mask's */
 } cli_engine_options;
+
+/* Names of the levels, of every architecture: the library refuses those of another one. And the
+ * level of a choice among them. */
+#define CLI_CPU_LEVELS "best|c|avx2|avx512|avx512bf16|amx|neon|neondot|neonbf16"
+leank_cpu_level cli_cpu_level(int choice);
 
 void cli_engine_options_default(cli_engine_options *options);
 
@@ -25,7 +31,6 @@ void cli_engine_options_default(cli_engine_options *options);
   }
 #define CLI_KV_TYPE_ROW(e)                                                                         \
   { 0, "kv-type", CLI_CHOICE, &(e).kv_type, "bf16|f32", "type of the cache (bf16)" }
-#define CLI_CPU_LEVELS "best|c|avx2|avx512|avx512bf16|amx"
 #define CLI_THREADS_ROWS(e)                                                                        \
   {0, "threads", CLI_SIZE, &(e).n_threads, "N", "threads (all processors)"}, {                     \
     0, "cpu", CLI_CHOICE, &(e).cpu, CLI_CPU_LEVELS, "cap on the instruction set"                   \

@@ -27,8 +27,7 @@ static int parse(int argc, char **argv, compare_options *o, const char **paths) 
       {0, "kv-type", CLI_CHOICE, &o->kv_type, "bf16|f32", "type of K and V (bf16)"},
       {0, "prefill-chunk", CLI_SIZE, &o->prefill_chunk, "N", "rows computed together"},
       {0, "threads", CLI_SIZE, &o->n_threads, "N", "threads (all processors)"},
-      {0, "cpu", CLI_CHOICE, &o->cpu, "best|c|avx2|avx512|avx512bf16|amx",
-       "cap on the instruction set"},
+      {0, "cpu", CLI_CHOICE, &o->cpu, CLI_CPU_LEVELS, "cap on the instruction set"},
       {0, "json", CLI_FLAG, &o->json, NULL, "one JSON object instead of a table"},
   };
   const cli_command command = {
@@ -120,7 +119,7 @@ static int compare(const compare_options *o, const leank_model *model, const lea
   options.n_sink = o->n_sink;
   options.n_recent = o->n_recent;
   options.n_threads = o->n_threads;
-  options.cpu = (leank_cpu_level)o->cpu;
+  options.cpu = cli_cpu_level(o->cpu);
   options.kv_type = (leank_kv_type)o->kv_type;
   options.prefill_chunk = o->prefill_chunk;
   options.cache_folder = o->cache_folder;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli_console.h"
+#include "cli_engine.h"
 #include "cli_report.h"
 
 /* ---- data sets ---- */
@@ -98,7 +99,7 @@ static void apply_procedure(const learn_settings *g, leank_learn_options *o) {
   if (g->mean_compensation) o->mean_compensation = true;
   if (g->seed != UINT64_MAX) o->seed = g->seed;
   o->n_threads = g->n_threads;
-  o->cpu = (leank_cpu_level)g->cpu;
+  o->cpu = cli_cpu_level(g->cpu);
   o->kv_type = (leank_kv_type)g->kv_type;
   if (g->prefill_chunk) o->prefill_chunk = g->prefill_chunk;
   o->cache_bytes = g->cache_size;

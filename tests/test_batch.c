@@ -215,9 +215,11 @@ static void test_batched_sequences_match_the_oracle(void **state) {
 
 static bool names_another_level(const char *kernels, leank_cpu_level level) {
   if (level < LEANK_CPU_AMX && strstr(kernels, "_amx")) return true;
-  if (level == LEANK_CPU_C) return strstr(kernels, "_avx") != NULL;
+  if (level == LEANK_CPU_C) return strstr(kernels, "_avx") || strstr(kernels, "_neon");
   if (level == LEANK_CPU_AVX2) return strstr(kernels, "_avx512") != NULL;
   if (level == LEANK_CPU_AVX512) return strstr(kernels, "_avx512bf16") != NULL;
+  if (level == LEANK_CPU_NEON) return strstr(kernels, "_neondot") || strstr(kernels, "_neonbf16");
+  if (level == LEANK_CPU_NEONDOT) return strstr(kernels, "_neonbf16") != NULL;
   return false;
 }
 
@@ -237,9 +239,11 @@ static void check_level(const fixture *f, leank_cpu_level level, leank_kv_type k
   assert_non_null(kernels);
   if (names_another_level(kernels, level))
     fail_msg("level %s uses\n%s", lk_cpu_level_name(level), kernels);
-  /* Only bf16 has kernels of the highest levels. */
-  if ((level < LEANK_CPU_AVX512BF16 || kv_type == LEANK_KV_BF16) &&
-      !names_the_level(kernels, level))
+  /* Only bf16 has kernels of the highest levels; no op has any of neondot. */
+  const bool bf16_only =
+      level == LEANK_CPU_AVX512BF16 || level == LEANK_CPU_AMX || level == LEANK_CPU_NEONBF16;
+  const leank_cpu_level named = level == LEANK_CPU_NEONDOT ? LEANK_CPU_NEON : level;
+  if ((!bf16_only || kv_type == LEANK_KV_BF16) && !names_the_level(kernels, named))
     fail_msg("level %s falls back to\n%s", lk_cpu_level_name(level), kernels);
   const lk_call calls[] = {{LK_TURN, 230}, {LK_DECODE, 60}, {LK_SCORE, 50}, {LK_TURN, 30}};
   float *got = lk_subject_run(&s, 3, f->tokens[0], calls, 4);

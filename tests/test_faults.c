@@ -470,6 +470,13 @@ static void test_fault_9_options_that_mean_nothing_are_refused(void **state) {
   bad = good, bad.mean_compensation = 2, assert_open_refused(&c, bad);
   bad = good, bad.kv_type = (leank_kv_type)9, assert_open_refused(&c, bad);
   bad = good, bad.n_seqs = 0, assert_open_refused(&c, bad);
+#if defined(__aarch64__)
+  const leank_cpu_level foreign = LEANK_CPU_AVX2;
+#else
+  const leank_cpu_level foreign = LEANK_CPU_NEON;
+#endif
+  bad = good, bad.cpu = foreign, assert_open_refused(&c, bad);
+  bad = good, bad.cpu = (leank_cpu_level)15, assert_open_refused(&c, bad);
   leank_session *session = NULL;
   leank_error err = {0};
   lk_assert_ok(leank_session_open(c.model, &good, &session, &err), &err);

@@ -395,7 +395,6 @@ static void test_wrong_channel_order_is_noticed(void **state) {
 
 static void test_bf16_cache_filled_by_decoding(void **state) {
   (void)state;
-  static const leank_cpu_level exact[] = {LEANK_CPU_C, LEANK_CPU_AVX2, LEANK_CPU_AVX512};
   leank_cpu_level levels[LK_N_CPU_LEVELS];
   const size_t n_levels = lk_cpu_levels(levels);
   const lk_tiny_spec spec = lk_shape(0);
@@ -403,13 +402,14 @@ static void test_bf16_cache_filled_by_decoding(void **state) {
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, 300, 51);
   uint8_t *kept = lk_random_kept(&spec, 2);
+  /* Of an architecture's levels the fourth, which rounds to bf16, is left out. */
   for (size_t i = 0; i < 3 && i < n_levels; i++) {
     lk_setup setup = small_setup(kept, 300);
     setup.kv_type = LEANK_KV_BF16;
-    setup.cpu = exact[i];
+    setup.cpu = levels[i];
     setup.policy = LEANK_POLICY_MEAN;
     setup.mean_compensation = true;
-    check(&c, &setup, tokens, lk_cpu_level_name(exact[i]), LK_TOLERANCE_BF16_CACHE,
+    check(&c, &setup, tokens, lk_cpu_level_name(levels[i]), LK_TOLERANCE_BF16_CACHE,
           LK_CALLS({LK_DECODE, 300}));
   }
   free(kept);

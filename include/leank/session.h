@@ -23,14 +23,18 @@ typedef enum leank_kv_type {
 } leank_kv_type;
 
 /* Caps the instruction set of the CPU kernels. Each level includes those before it of its
- * architecture: x86-64 up to 15, AArch64 from 16 on. */
+ * architecture: x86-64 up to 15, AArch64 from 16 on. A level of another architecture than the
+ * library's is LEANK_E_ARGUMENT; LEANK_CPU_BEST and LEANK_CPU_C are valid on each. */
 typedef enum leank_cpu_level {
   LEANK_CPU_BEST = 0,
   LEANK_CPU_C = 1,
   LEANK_CPU_AVX2 = 2,       /* with FMA and F16C */
   LEANK_CPU_AVX512 = 3,     /* F, BW, DQ, VL */
   LEANK_CPU_AVX512BF16 = 4, /* BF16 and VNNI */
-  LEANK_CPU_AMX = 5         /* TILE and BF16 */
+  LEANK_CPU_AMX = 5,        /* TILE and BF16 */
+  LEANK_CPU_NEON = 16,      /* baseline Advanced SIMD */
+  LEANK_CPU_NEONDOT = 17,   /* FEAT_DotProd */
+  LEANK_CPU_NEONBF16 = 18   /* FEAT_BF16 */
 } leank_cpu_level;
 
 /* ---- memory plan: needs no weights ---- */

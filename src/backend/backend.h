@@ -220,6 +220,9 @@ typedef struct lk_backend_options {
 leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend **out,
                                  leank_error *err);
 
+/* LEANK_E_ARGUMENT where the level is not one of this architecture. */
+leank_status lk_backend_cpu_check(leank_cpu_level level, leank_error *err);
+
 /* Bytes of the segments in a page: K of n channels and V, for P tokens of one head. */
 size_t lk_segment_k_bytes(leank_kv_type type, size_t n_channels);
 size_t lk_segment_v_bytes(leank_kv_type type, size_t head_dim);

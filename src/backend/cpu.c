@@ -14,6 +14,16 @@ size_t lk_segment_v_bytes(leank_kv_type type, size_t head_dim) {
   return LK_PAGE_TOKENS * head_dim * lk_kv_bytes(type);
 }
 
+leank_status lk_backend_cpu_check(leank_cpu_level level, leank_error *err) {
+  leank_status status = LEANK_OK;
+  const char *name = lk_cpu_level_name(level);
+  LK_FAIL_IF(!name, err, LEANK_E_ARGUMENT, -1, "unknown CPU level %d", (int)level);
+  LK_FAIL_IF(!lk_cpu_level_is_own(level), err, LEANK_E_ARGUMENT, -1,
+             "CPU level %s is not one of %s", name, lk_cpu_architecture());
+cleanup:
+  return status;
+}
+
 static void cpu_close(lk_backend *be) {
   lk_cpu_backend *cpu = lk_cpu(be);
   if (!cpu) return;
@@ -380,7 +390,9 @@ static char *join_kernel_names(const lk_cpu_backend *cpu) {
 leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend **out,
                                  leank_error *err) {
   leank_status status = LEANK_OK;
-  lk_cpu_backend *cpu = lk_alloc(LK_MEM_OTHER, 1, sizeof *cpu);
+  lk_cpu_backend *cpu = NULL;
+  LK_TRY(lk_backend_cpu_check(options->cpu, err));
+  cpu = lk_alloc(LK_MEM_OTHER, 1, sizeof *cpu);
   LK_FAIL_IF(!cpu, err, LEANK_E_MEMORY, -1, "out of memory");
   cpu->base.ops = &cpu_ops;
   cpu->options = *options;
@@ -391,9 +403,8 @@ leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend *
   }
   cpu->rows = lk_rows_select(cpu->level);
   cpu->page = lk_page_select(options->kv_type, cpu->level);
-  const leank_cpu_level fp32_level = cpu->level > LEANK_CPU_AVX512 ? LEANK_CPU_AVX512 : cpu->level;
-  cpu->attend =
-      lk_attend_select(options->kv_type, options->precise_attention ? fp32_level : cpu->level);
+  cpu->attend = lk_attend_select(
+      options->kv_type, options->precise_attention ? lk_cpu_fp32_level(cpu->level) : cpu->level);
   cpu->attend_backward = lk_attend_backward_select(options->kv_type, cpu->level);
   LK_TRY(lk_team_open(options->n_threads, &cpu->team, err));
   LK_TRY(lk_gemm_open(options->kv_type == LEANK_KV_BF16, cpu->level, cpu->team, &cpu->gemm, err));

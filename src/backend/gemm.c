@@ -40,7 +40,7 @@ struct lk_gemm {
 };
 
 static bool uses_bf16(bool wanted, leank_cpu_level level) {
-  return wanted && level >= LEANK_CPU_AVX512BF16 && lk_tile_library(true);
+  return wanted && lk_cpu_bf16_products(level) && lk_tile_library(true);
 }
 
 leank_status lk_gemm_open(bool bf16, leank_cpu_level level, lk_team *team, lk_gemm **out,

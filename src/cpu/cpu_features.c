@@ -2,7 +2,21 @@
 
 #include <string.h>
 
-static const char *const names[] = {"best", "c", "avx2", "avx512", "avx512bf16", "amx"};
+static const struct {
+  leank_cpu_level level;
+  const char *name;
+} levels[] = {
+    {LEANK_CPU_BEST, "best"},
+    {LEANK_CPU_C, "c"},
+    {LEANK_CPU_AVX2, "avx2"},
+    {LEANK_CPU_AVX512, "avx512"},
+    {LEANK_CPU_AVX512BF16, "avx512bf16"},
+    {LEANK_CPU_AMX, "amx"},
+    {LEANK_CPU_NEON, "neon"},
+    {LEANK_CPU_NEONDOT, "neondot"},
+    {LEANK_CPU_NEONBF16, "neonbf16"},
+};
+enum { N_LEVELS = sizeof levels / sizeof *levels };
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -45,8 +59,46 @@ leank_cpu_level lk_cpu_detect(void) {
     return LEANK_CPU_AVX512;
   return amx && may_use_tiles(state) ? LEANK_CPU_AMX : LEANK_CPU_AVX512BF16;
 }
+
+enum { FIRST_OWN = LEANK_CPU_AVX2, LAST_OWN = LEANK_CPU_AMX };
+const char *lk_cpu_architecture(void) { return "x86-64"; }
+
+#elif defined(__aarch64__) && defined(__AARCH64EL__)
+
+#if defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+
+leank_cpu_level lk_cpu_detect(void) {
+  const unsigned long caps = getauxval(AT_HWCAP), more = getauxval(AT_HWCAP2);
+  if (!(caps & HWCAP_ASIMD)) return LEANK_CPU_C;
+  if (!(caps & HWCAP_ASIMDDP)) return LEANK_CPU_NEON;
+  return more & HWCAP2_BF16 ? LEANK_CPU_NEONBF16 : LEANK_CPU_NEONDOT;
+}
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+
+static bool has(const char *feature) {
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(feature, &value, &size, NULL, 0) == 0 && value;
+}
+
+leank_cpu_level lk_cpu_detect(void) {
+  if (!has("hw.optional.arm.FEAT_DotProd")) return LEANK_CPU_NEON;
+  return has("hw.optional.arm.FEAT_BF16") ? LEANK_CPU_NEONBF16 : LEANK_CPU_NEONDOT;
+}
+#else
+leank_cpu_level lk_cpu_detect(void) { return LEANK_CPU_NEON; } /* part of every AArch64 ABI */
+#endif
+
+enum { FIRST_OWN = LEANK_CPU_NEON, LAST_OWN = LEANK_CPU_NEONBF16 };
+const char *lk_cpu_architecture(void) { return "AArch64"; }
+
 #else
 leank_cpu_level lk_cpu_detect(void) { return LEANK_CPU_C; }
+enum { FIRST_OWN = LEANK_CPU_C, LAST_OWN = LEANK_CPU_C };
+const char *lk_cpu_architecture(void) { return "this processor"; }
 #endif
 
 leank_cpu_level lk_cpu_level(leank_cpu_level cap) {
@@ -54,12 +106,39 @@ leank_cpu_level lk_cpu_level(leank_cpu_level cap) {
   return cap != LEANK_CPU_BEST && cap < best ? cap : best;
 }
 
-const char *lk_cpu_level_name(leank_cpu_level level) { return names[level]; }
+leank_cpu_level lk_cpu_fp32_level(leank_cpu_level level) {
+  if (level == LEANK_CPU_NEONBF16) return LEANK_CPU_NEONDOT;
+  return level >= LEANK_CPU_AVX512BF16 && level <= LEANK_CPU_AMX ? LEANK_CPU_AVX512 : level;
+}
+
+/* On AArch64 the libraries' bf16 is not known to be faster, and may be their reference. */
+bool lk_cpu_bf16_products(leank_cpu_level level) {
+  return level >= LEANK_CPU_AVX512BF16 && level <= LEANK_CPU_AMX;
+}
+
+bool lk_cpu_level_is_own(leank_cpu_level level) {
+  const int number = (int)level;
+  return level == LEANK_CPU_BEST || level == LEANK_CPU_C ||
+         (number >= FIRST_OWN && number <= LAST_OWN);
+}
+
+size_t lk_cpu_own_levels(leank_cpu_level out[LK_CPU_MAX_LEVELS]) {
+  size_t n = 0;
+  for (size_t i = 0; i < N_LEVELS; i++)
+    if (lk_cpu_level_is_own(levels[i].level)) out[n++] = levels[i].level;
+  return n;
+}
+
+const char *lk_cpu_level_name(leank_cpu_level level) {
+  for (size_t i = 0; i < N_LEVELS; i++)
+    if (levels[i].level == level) return levels[i].name;
+  return NULL;
+}
 
 bool lk_cpu_level_parse(const char *name, leank_cpu_level *out) {
-  for (int i = 0; i <= LEANK_CPU_AMX; i++)
-    if (strcmp(name, names[i]) == 0) {
-      *out = (leank_cpu_level)i;
+  for (size_t i = 0; i < N_LEVELS; i++)
+    if (strcmp(name, levels[i].name) == 0) {
+      *out = levels[i].level;
       return true;
     }
   return false;

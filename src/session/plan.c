@@ -50,8 +50,7 @@ leank_status lk_session_resolve(const leank_model_info *info, const leank_sessio
              "%zu sequences: 1 to %d are possible", o.n_seqs, MAX_SEQS);
   LK_FAIL_IF(o.kv_type != LEANK_KV_BF16 && o.kv_type != LEANK_KV_F32, err, LEANK_E_ARGUMENT, -1,
              "unknown cache type %d", (int)o.kv_type);
-  LK_FAIL_IF(o.cpu < LEANK_CPU_BEST || o.cpu > LEANK_CPU_AMX, err, LEANK_E_ARGUMENT, -1,
-             "unknown CPU level %d", (int)o.cpu);
+  LK_TRY(lk_backend_cpu_check(o.cpu, err));
   LK_FAIL_IF(o.policy < -1 || o.policy > LEANK_POLICY_MEAN, err, LEANK_E_ARGUMENT, -1,
              "unknown policy %d", o.policy);
   LK_FAIL_IF(o.mean_compensation < -1 || o.mean_compensation > 1, err, LEANK_E_ARGUMENT, -1,

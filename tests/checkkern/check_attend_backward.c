@@ -363,6 +363,7 @@ static void check_variant(const subject *s) {
   lk_rng rng = {s->ck->seed};
   for (size_t i = 0; i < sizeof dims / sizeof *dims; i++)
     for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
+      if (s->ck->quick && lk_rng_below(&rng, 4)) continue;
       const problem_shape shape = {.type = s->variant->type,
                                    .n_q = rows[k],
                                    .head_dim = dims[i],
@@ -379,6 +380,7 @@ static void check_variant(const subject *s) {
 static void check_counts(const subject *s) {
   lk_rng rng = {s->ck->seed ^ 0xc0};
   for (uint32_t n = 0; n <= LK_PAGE_TOKENS; n++) {
+    if (s->ck->quick && lk_rng_below(&rng, 4)) continue;
     const problem_shape shape = {.type = s->variant->type,
                                  .n_q = 1 + n % 8,
                                  .head_dim = 66,
@@ -398,11 +400,12 @@ void check_attend_backward(checkkern *ck) {
     check_counts(&s);
     if (ck->bench) attend_backward_bench(v);
   }
-  for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AMX; level++)
+  for (size_t l = 0; l < ck->n_levels; l++) {
+    const leank_cpu_level level = ck->levels[l];
     for (int type = 0; type < 2; type++) {
-      const lk_attend_backward_variant *v =
-          lk_attend_backward_select((leank_kv_type)type, (leank_cpu_level)level);
-      checkkern_expect(ck, v && (int)v->type == type && (!level || (int)v->level <= level),
-                       "attend_backward_select", "type %d at level %d", type, level);
+      const lk_attend_backward_variant *v = lk_attend_backward_select((leank_kv_type)type, level);
+      checkkern_expect(ck, v && (int)v->type == type && (!level || v->level <= level),
+                       "attend_backward_select", "type %d at level %d", type, (int)level);
     }
+  }
 }

@@ -132,9 +132,10 @@ void check_dequant(checkkern *ck) {
     if (ck->bench) bench_variant(v);
   }
   for (int type = 0; type < LK_N_DTYPES; type++)
-    for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AMX; level++) {
-      const lk_dequant_variant *v = lk_dequant_select((lk_dtype)type, (leank_cpu_level)level);
-      checkkern_expect(ck, v && v->type == (lk_dtype)type && (!level || (int)v->level <= level),
-                       "dequant_select", "type %d at level %d", type, level);
+    for (size_t l = 0; l < ck->n_levels; l++) {
+      const leank_cpu_level level = ck->levels[l];
+      const lk_dequant_variant *v = lk_dequant_select((lk_dtype)type, level);
+      checkkern_expect(ck, v && v->type == (lk_dtype)type && (!level || v->level <= level),
+                       "dequant_select", "type %d at level %d", type, (int)level);
     }
 }

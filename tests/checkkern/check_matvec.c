@@ -249,12 +249,13 @@ void check_matvec(checkkern *ck) {
     if (ck->bench) bench_variant(v);
   }
   for (int type = 0; type < LK_N_DTYPES; type++)
-    for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AMX; level++)
+    for (size_t l = 0; l < ck->n_levels; l++)
       for (int fp32 = 0; fp32 < 2; fp32++) {
-        const lk_matvec_variant *v = lk_matvec_select((lk_dtype)type, (leank_cpu_level)level, fp32);
+        const leank_cpu_level level = ck->levels[l];
+        const lk_matvec_variant *v = lk_matvec_select((lk_dtype)type, level, fp32);
         checkkern_expect(ck,
-                         v && v->type == (lk_dtype)type && (!level || (int)v->level <= level) &&
+                         v && v->type == (lk_dtype)type && (!level || v->level <= level) &&
                              !(fp32 && v->prepare),
-                         "matvec_select", "type %d at level %d", type, level);
+                         "matvec_select", "type %d at level %d", type, (int)level);
       }
 }

@@ -215,10 +215,12 @@ void check_page(checkkern *ck) {
     check_variant(ck, v);
     if (ck->bench) bench_variant(v);
   }
-  for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AMX; level++)
+  for (size_t l = 0; l < ck->n_levels; l++) {
+    const leank_cpu_level level = ck->levels[l];
     for (int type = 0; type < 2; type++) {
-      const lk_page_variant *v = lk_page_select((leank_kv_type)type, (leank_cpu_level)level);
-      checkkern_expect(ck, v && (int)v->type == type && (!level || (int)v->level <= level),
-                       "page_select", "type %d at level %d", type, level);
+      const lk_page_variant *v = lk_page_select((leank_kv_type)type, level);
+      checkkern_expect(ck, v && (int)v->type == type && (!level || v->level <= level),
+                       "page_select", "type %d at level %d", type, (int)level);
     }
+  }
 }

@@ -321,8 +321,9 @@ void check_rows(checkkern *ck) {
     check_swiglu_range(ck, v, &rng);
     if (ck->bench) bench_variant(v);
   }
-  for (int level = LEANK_CPU_BEST; level <= LEANK_CPU_AMX; level++) {
-    const lk_rows_variant *v = lk_rows_select((leank_cpu_level)level);
-    checkkern_expect(ck, v && (!level || (int)v->level <= level), "rows_select", "level %d", level);
+  for (size_t l = 0; l < ck->n_levels; l++) {
+    const leank_cpu_level level = ck->levels[l];
+    const lk_rows_variant *v = lk_rows_select(level);
+    checkkern_expect(ck, v && (!level || v->level <= level), "rows_select", "level %d", (int)level);
   }
 }

@@ -6,13 +6,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cpu/cpu_features.h"
+
 typedef struct checkkern {
   uint64_t seed;
   bool bench;       /* print speed beside */
+  bool quick;       /* of the slow checks, a random part of the shapes: for emulators */
   const char *only; /* run variants whose name holds this, or NULL */
   size_t n_checked; /* comparisons made */
   size_t n_failed;
-  size_t n_skipped; /* variants this machine cannot run */
+  size_t n_skipped;                          /* variants this machine cannot run */
+  leank_cpu_level levels[LK_CPU_MAX_LEVELS]; /* of this architecture, LEANK_CPU_BEST first */
+  size_t n_levels;
 } checkkern;
 
 /* False, counted as skipped, where `only` or this machine's level leaves the variant out. */

@@ -121,8 +121,8 @@ double checkkern_time(void (*fn)(void *ctx), void *ctx) {
 /* ---- options ---- */
 
 static int usage(void) {
-  fprintf(stderr, "usage: checkkern [--seed N] [--bench] [--only STR] "
-                  "[--cpu=best|c|avx2|avx512|avx512bf16|amx]\n");
+  fprintf(stderr, "usage: checkkern [--seed N] [--bench] [--quick] [--only STR] [--cpu=best|c|"
+                  "avx2|avx512|avx512bf16|amx|neon|neondot|neonbf16]\n");
   return 2;
 }
 
@@ -144,12 +144,18 @@ static bool parse_options(int argc, char **argv, checkkern *ck, leank_cpu_level 
     const bool more = i + 1 < argc;
     if (strcmp(arg, "--bench") == 0) {
       ck->bench = true;
+    } else if (strcmp(arg, "--quick") == 0) {
+      ck->quick = true;
     } else if (strcmp(arg, "--seed") == 0 && more) {
       if (!parse_seed(argv[++i], &ck->seed)) return false;
     } else if (strcmp(arg, "--only") == 0 && more) {
       ck->only = argv[++i];
     } else if (strncmp(arg, "--cpu=", 6) == 0) {
       if (!lk_cpu_level_parse(arg + 6, cap)) return false;
+      if (!lk_cpu_level_is_own(*cap)) {
+        fprintf(stderr, "checkkern: %s is not a level of %s\n", arg + 6, lk_cpu_architecture());
+        return false;
+      }
     } else {
       return false;
     }
@@ -162,6 +168,7 @@ int main(int argc, char **argv) {
   leank_cpu_level cap = LEANK_CPU_BEST;
   if (!parse_options(argc, argv, &ck, &cap)) return usage();
   best_level = lk_cpu_level(cap);
+  ck.n_levels = lk_cpu_own_levels(ck.levels);
   printf("checkkern: seed %" PRIu64 ", level %s\n", ck.seed, lk_cpu_level_name(best_level));
   fflush(stdout); /* the seed must be out before a guard page ends the program */
 

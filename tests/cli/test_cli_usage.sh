@@ -86,6 +86,15 @@ expect_failure 2 'one of random'
 leank mask score "$model" -o "$work/m" --method random --ratio 1.5
 expect_failure 2 'between 0 and 1'
 
+# ---- a level of another architecture: 1 ----
+foreign=neon
+[ "$(uname -m)" != aarch64 ] || foreign=avx2
+for command in "run -p x" "bench decode" "learn -o $work/m"; do
+  # shellcheck disable=SC2086
+  leank $command "$model" --cpu "$foreign"
+  expect_failure 1 "CPU level $foreign"
+done
+
 # ---- files: 1 ----
 head -c 1000 "$model" >"$work/cut.gguf"
 head -c "$(($(wc -c <"$model") - 100))" "$model" >"$work/cut-tail.gguf"

@@ -10,6 +10,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 #include <cmocka.h>
 
@@ -390,6 +394,11 @@ size_t lk_cpu_levels(leank_cpu_level out[LK_N_CPU_LEVELS]) {
     out[n++] = LEANK_CPU_AVX512;
   if (n == 3 && __builtin_cpu_supports("avx512bf16")) out[n++] = LEANK_CPU_AVX512BF16;
   if (n == 4 && has_tiles()) out[n++] = LEANK_CPU_AMX;
+#elif defined(__aarch64__) && defined(__linux__)
+  const unsigned long caps = getauxval(AT_HWCAP), more = getauxval(AT_HWCAP2);
+  out[n++] = LEANK_CPU_NEON;
+  if (caps & HWCAP_ASIMDDP) out[n++] = LEANK_CPU_NEONDOT;
+  if (n == 3 && (more & HWCAP2_BF16)) out[n++] = LEANK_CPU_NEONBF16;
 #endif
   return n;
 }
