@@ -3,8 +3,15 @@
  * (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). Its probability is then off by the
  * factor e^d; by 2 u |x - m| from subtracting maxima that only rise towards m; by 4 units in the
  * last place for each exponential and a product for each page it is rescaled at; by one rounding
- * per term of the sums behind it; and by w where probabilities are rounded. Denormals flushed to 0
- * cost at most 2^-126 times the other factor each. */
+ * per term of the sums behind it; and by w where probabilities are rounded.
+ *
+ * VDPBF16PS rounds each of its two sums to nearest, so that n products take n roundings of u. BFDOT
+ * rounds the sum of a pair to odd, and so the accumulator (Arm Architecture Reference Manual for
+ * A-profile, pseudocode BFDotAdd with FPCR.EBF = 0): each is off by less than 2 u, a product goes
+ * through n / 2 + 1 of them, which again is (n + 2) u. Of a page's 64 keys that leaves 66 u, of
+ * which 2 u belong to the key and 64 u to the page, as with one rounding per key.
+ * Both treat denormals as 0: an operand costs at most 2^-126 times the other factor, a product or a
+ * sum 2^-126. */
 #include "attend_f64.h"
 
 #include <math.h>
@@ -28,14 +35,16 @@ static logit logit_f64(const lk_attend_args *a, leank_kv_type type, bool rounds,
   const size_t n = page->lean ? a->n_lean : a->head_dim, e = lk_kv_interleave(type);
   const float *q = page->lean ? a->q_lean + r * n : a->q + r * n;
   const double bias = page->lean && a->lean_bias ? (double)a->lean_bias[r] : 0;
-  double sum = 0, magnitude = 0;
+  double sum = 0, magnitude = 0, flushed = 0;
   for (size_t c = 0; c < n; c++) {
-    const double product = (double)q[c] * element(type, page->k, lk_k_index(e, n, key, c));
+    const double factor = element(type, page->k, lk_k_index(e, n, key, c));
+    const double product = (double)q[c] * factor;
     sum += product;
     magnitude += fabs(product);
+    if (rounds) flushed += 0x1p-126 * (fabs((double)q[c]) + fabs(factor) + 2);
   }
   const double relative = ((double)n + 2) * U + (rounds ? W : 0);
-  return (logit){sum + bias, relative * magnitude + U * fabs(sum + bias) * 2 + TINY};
+  return (logit){sum + bias, relative * magnitude + U * fabs(sum + bias) * 2 + flushed + TINY};
 }
 
 static size_t visible(const lk_page_view *page, int64_t q_pos) {

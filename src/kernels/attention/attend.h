@@ -47,7 +47,7 @@ size_t lk_attend_scratch_bytes(size_t n_q, size_t head_dim);
  * the other rows, nor on later pages in the list. A lean view with all D channels in order and no
  * bias gives the bits of the wide view. fp32 accumulation and exponentials in fp32 (error of exp
  * at most 4 units in the last place); variants may round q, K, V and the probabilities to bf16
- * where the kv type is bf16 (then named *_avx512bf16 or *_amx). */
+ * where the kv type is bf16 (then named *_avx512bf16, *_amx or *_neonbf16). */
 typedef struct lk_attend_variant {
   const char *name; /* e.g. "attend_bf16_avx512" */
   leank_kv_type type;

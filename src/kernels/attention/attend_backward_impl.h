@@ -42,10 +42,10 @@ LK_INLINE void zip_round(const vf in[VW], vf out[VW]) {
 LK_INLINE void transpose(vf in[VW], vf out[VW]) {
   vf a[VW], b[VW];
   zip_round(in, a);
-  zip_round(a, b);
+  zip_round(a, VW == 4 ? out : b);
   if (VW == 8) {
     zip_round(b, out);
-  } else {
+  } else if (VW == 16) {
     zip_round(b, a);
     zip_round(a, out);
   }

@@ -10,5 +10,7 @@ void lk_attend_backward_bf16_avx2(const lk_attend_backward_args *args);
 void lk_attend_backward_f32_avx2(const lk_attend_backward_args *args);
 void lk_attend_backward_bf16_avx512(const lk_attend_backward_args *args);
 void lk_attend_backward_f32_avx512(const lk_attend_backward_args *args);
+void lk_attend_backward_bf16_neon(const lk_attend_backward_args *args);
+void lk_attend_backward_f32_neon(const lk_attend_backward_args *args);
 
 #endif

@@ -9,11 +9,15 @@ const lk_attend_backward_variant lk_attend_backward_variants[] = {
     {"attend_backward_bf16_avx2", LEANK_KV_BF16, LEANK_CPU_AVX2, lk_attend_backward_bf16_avx2},
     {"attend_backward_bf16_avx512", LEANK_KV_BF16, LEANK_CPU_AVX512,
      lk_attend_backward_bf16_avx512},
+#elif defined(__aarch64__)
+    {"attend_backward_bf16_neon", LEANK_KV_BF16, LEANK_CPU_NEON, lk_attend_backward_bf16_neon},
 #endif
     {"attend_backward_f32_c", LEANK_KV_F32, LEANK_CPU_C, lk_attend_backward_f32_c},
 #if defined(__x86_64__)
     {"attend_backward_f32_avx2", LEANK_KV_F32, LEANK_CPU_AVX2, lk_attend_backward_f32_avx2},
     {"attend_backward_f32_avx512", LEANK_KV_F32, LEANK_CPU_AVX512, lk_attend_backward_f32_avx512},
+#elif defined(__aarch64__)
+    {"attend_backward_f32_neon", LEANK_KV_F32, LEANK_CPU_NEON, lk_attend_backward_f32_neon},
 #endif
     {NULL, LEANK_KV_BF16, LEANK_CPU_C, NULL},
 };

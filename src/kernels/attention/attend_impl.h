@@ -24,7 +24,7 @@ typedef struct attend_job {
   float *o;           /* [M][Dp] */
   const char *q[2];   /* rows of q and q_lean as the product wants them */
   size_t q_bytes[2];  /* of one such row */
-  char *v_pairs;      /* rows with vdpbf16ps: [32][Dp] pairs of the present page's V */
+  char *v_pairs;      /* rows with factors in pairs: [32][Dp] pairs of the present page's V */
 } attend_job;
 
 /* A tile of rows meets a page. Numbers of visible keys are those of each row. */

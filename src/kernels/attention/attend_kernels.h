@@ -14,5 +14,9 @@ void lk_attend_f32_avx512(const lk_attend_args *args);
 void lk_attend_decode_bf16_avx512bf16(const lk_attend_args *args);
 void lk_attend_rows_bf16_avx512bf16(const lk_attend_args *args);
 void lk_attend_rows_bf16_amx(const lk_attend_args *args);
+void lk_attend_bf16_neon(const lk_attend_args *args);
+void lk_attend_f32_neon(const lk_attend_args *args);
+void lk_attend_decode_bf16_neonbf16(const lk_attend_args *args);
+void lk_attend_rows_bf16_neonbf16(const lk_attend_args *args);
 
 #endif

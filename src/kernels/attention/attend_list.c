@@ -14,12 +14,18 @@ const lk_attend_variant lk_attend_variants[] = {
      lk_attend_decode_bf16_avx512bf16, lk_attend_rows_bf16_avx512bf16},
     {"attend_bf16_amx", LEANK_KV_BF16, LEANK_CPU_AMX, lk_attend_decode_bf16_avx512bf16,
      lk_attend_rows_bf16_amx},
+#elif defined(__aarch64__)
+    {"attend_bf16_neon", LEANK_KV_BF16, LEANK_CPU_NEON, lk_attend_bf16_neon, lk_attend_bf16_neon},
+    {"attend_bf16_neonbf16", LEANK_KV_BF16, LEANK_CPU_NEONBF16, lk_attend_decode_bf16_neonbf16,
+     lk_attend_rows_bf16_neonbf16},
 #endif
     {"attend_f32_c", LEANK_KV_F32, LEANK_CPU_C, lk_attend_f32_c, lk_attend_f32_c},
 #if defined(__x86_64__)
     {"attend_f32_avx2", LEANK_KV_F32, LEANK_CPU_AVX2, lk_attend_f32_avx2, lk_attend_f32_avx2},
     {"attend_f32_avx512", LEANK_KV_F32, LEANK_CPU_AVX512, lk_attend_f32_avx512,
      lk_attend_f32_avx512},
+#elif defined(__aarch64__)
+    {"attend_f32_neon", LEANK_KV_F32, LEANK_CPU_NEON, lk_attend_f32_neon, lk_attend_f32_neon},
 #endif
     {NULL, LEANK_KV_BF16, LEANK_CPU_C, NULL, NULL},
 };

@@ -1,7 +1,7 @@
 /* The product of op "attend": a tile of rows times vectors, kept in registers. Both halves of
  * attention are this one: logits (the sum runs over channels, vectors hold keys) and output (the
  * sum runs over keys, vectors hold channels). The including file chose its vectors before and
- * defines LK_ATTEND_PAIRS where it has vdpbf16ps. */
+ * defines LK_ATTEND_PAIRS where it has vdpbf16ps or bfdot. */
 #ifndef LK_KERNELS_ATTEND_TILE_H
 #define LK_KERNELS_ATTEND_TILE_H
 
@@ -17,7 +17,7 @@ typedef enum side_kind {
   SIDE_F32,       /* step t, vector b: fp32 at t * step + block(b) */
   SIDE_KEYS,      /* bf16 K: the pair of channels t/2 at t/2 * step + block(b), half t%2 */
   SIDE_VALUES,    /* bf16 V: pairs of channels at t * step + b/2 vectors, half b%2 */
-  SIDE_PAIRS,     /* bf16 pairs for vdpbf16ps: t * step + block(b) */
+  SIDE_PAIRS,     /* bf16 pairs as factors: t * step + block(b) */
   SIDE_VALUE_ROWS /* the same made of rows 2t and 2t + 1 of a bf16 V */
 } side_kind;
 
@@ -147,7 +147,7 @@ static __attribute__((noinline)) void fetch_next_range(ahead *next) {
 
 LK_INLINE void fetch(ahead *next) {
   for (size_t i = 0; i < next->n_lines; i++, next->next += LINE_BYTES)
-    _mm_prefetch(next->next, _MM_HINT_T0);
+    __builtin_prefetch(next->next);
   if (next->next >= next->end && next->n_lines) fetch_next_range(next);
 }
 

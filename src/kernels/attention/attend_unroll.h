@@ -6,7 +6,7 @@
 #if defined(__clang__)
 #define LK_UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define LK_UNROLL _Pragma("GCC unroll 8")
+#define LK_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 #endif

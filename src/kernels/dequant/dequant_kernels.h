@@ -12,7 +12,8 @@
 #define LK_EACH_X(TYPE, name)                                                                      \
   LK_DEQUANT_DECLARE(name, c)                                                                      \
   LK_DEQUANT_DECLARE(name, avx2)                                                                   \
-  LK_DEQUANT_DECLARE(name, avx512)
+  LK_DEQUANT_DECLARE(name, avx512)                                                                 \
+  LK_DEQUANT_DECLARE(name, neon)
 LK_EACH_DTYPE
 #undef LK_EACH_X
 

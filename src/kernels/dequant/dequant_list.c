@@ -13,6 +13,10 @@ const lk_dequant_variant lk_dequant_variants[] = {
   VARIANT(TYPE, name, c, LEANK_CPU_C)                                                              \
   VARIANT(TYPE, name, avx2, LEANK_CPU_AVX2)                                                        \
   VARIANT(TYPE, name, avx512, LEANK_CPU_AVX512)
+#elif defined(__aarch64__)
+#define LK_EACH_X(TYPE, name)                                                                      \
+  VARIANT(TYPE, name, c, LEANK_CPU_C)                                                              \
+  VARIANT(TYPE, name, neon, LEANK_CPU_NEON)
 #else
 #define LK_EACH_X(TYPE, name) VARIANT(TYPE, name, c, LEANK_CPU_C)
 #endif

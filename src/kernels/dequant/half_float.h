@@ -8,9 +8,15 @@
 #if defined(__F16C__)
 #include <immintrin.h>
 static inline float lk_f16_to_f32(uint16_t h) { return _cvtsh_ss(h); }
+#elif defined(LK_UNPACK_NEON)
+static inline float lk_f16_to_f32(uint16_t h) {
+  __fp16 f;
+  memcpy(&f, &h, sizeof f);
+  return (float)f;
+}
 #else
 /* The exponent is re-biased by a multiplication, which also normalises subnormal numbers. NaN
- * becomes quiet, as F16C makes it. */
+ * becomes quiet, as F16C and FCVT make it. */
 static inline float lk_f16_to_f32(uint16_t h) {
   const uint32_t magnitude = h & 0x7fffu;
   uint32_t u = magnitude << 13;

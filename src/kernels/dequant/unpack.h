@@ -43,6 +43,21 @@ static inline void unpack_32(const uint8_t *packed, const uint8_t *fifth, int bi
   x = _mm256_sub_epi8(x, _mm256_set1_epi8((char)bias));
   _mm256_storeu_si256((__m256i *)q, x);
 }
+#elif defined(LK_UNPACK_NEON)
+static inline void unpack_32(const uint8_t *packed, const uint8_t *fifth, int bias, int8_t *q) {
+  static const uint8_t bits_of[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+  const uint8x16_t bytes = vld1q_u8(packed), offset = vdupq_n_u8((uint8_t)bias);
+  uint8x16_t low = vandq_u8(bytes, vdupq_n_u8(0x0f)), high = vshrq_n_u8(bytes, 4);
+  if (fifth) {
+    const uint8x16_t bit_of = vld1q_u8(bits_of), add = vdupq_n_u8(16);
+    const uint8x16_t spread_low = vcombine_u8(vdup_n_u8(fifth[0]), vdup_n_u8(fifth[1]));
+    const uint8x16_t spread_high = vcombine_u8(vdup_n_u8(fifth[2]), vdup_n_u8(fifth[3]));
+    low = vorrq_u8(low, vandq_u8(vtstq_u8(spread_low, bit_of), add));
+    high = vorrq_u8(high, vandq_u8(vtstq_u8(spread_high, bit_of), add));
+  }
+  vst1q_s8(q, vreinterpretq_s8_u8(vsubq_u8(low, offset)));
+  vst1q_s8(q + 16, vreinterpretq_s8_u8(vsubq_u8(high, offset)));
+}
 #else
 static inline void unpack_32(const uint8_t *packed, const uint8_t *fifth, int bias, int8_t *q) {
   static const uint8_t none[4] = {0};

@@ -16,5 +16,9 @@ LK_PAGE_DECLARE(bf16_c);
 LK_PAGE_DECLARE(f32_c);
 LK_PAGE_DECLARE(bf16_avx512);
 LK_PAGE_DECLARE(f32_avx512);
+void lk_page_append_bf16_neon(void *k_segment, void *v_segment, size_t head_dim, size_t key,
+                              const float *k, const float *v);
+void lk_page_pack_bf16_neon(const void *k_wide, size_t head_dim, const uint16_t *channels,
+                            size_t n_kept, size_t n_padded, void *k_lean);
 
 #endif

@@ -3,5 +3,6 @@
 #include "kernels/attention/attend_exp.h"
 
 #define ISA avx512
+VEC_FN vec vec_exp(vec x) { return v_exp(x); }
 #include "kernels/rows/rows_simd.h"
 #include "kernels/rows/rows_backward_simd.h"

@@ -30,7 +30,7 @@ void PASTE(swiglu_backward, ISA)(const float *gate, const float *up, const float
   const vec one = vec_set1(1.0f);
   FOR_VECTORS(i, k, n) {
     const vec g = load(gate + i, k), u = load(up + i, k), d = load(dout + i, k);
-    const vec e = v_exp(vec_negative_abs(g)), sum = vec_add(one, e);
+    const vec e = vec_exp(vec_negative_abs(g)), sum = vec_add(one, e);
     const vec p = vec_div(vec_where_negative(g, e, one), sum);
     const vec rest = vec_div(vec_where_negative(g, one, e), sum);
     store(dgate + i, k, vec_mul(vec_mul(vec_mul(p, vec_fma(g, rest, one)), u), d));

@@ -15,6 +15,8 @@ const lk_rows_variant lk_rows_variants[] = {
 #if defined(__x86_64__)
     VARIANT(avx2, LEANK_CPU_AVX2),
     VARIANT(avx512, LEANK_CPU_AVX512),
+#elif defined(__aarch64__)
+    VARIANT(neon, LEANK_CPU_NEON),
 #endif
     {NULL, LEANK_CPU_C, NULL, NULL, NULL, NULL, NULL, NULL, NULL},
 };

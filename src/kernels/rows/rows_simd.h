@@ -1,5 +1,5 @@
-/* The rows kernels of one instruction set. Before including it: vec_<isa>.h of dequant, the
- * exponential of attention with its vectors, and ISA defined as the suffix of the names. */
+/* The rows kernels of one instruction set. Before including it: vec_<isa>.h of dequant, vec_exp
+ * (the exponential of attention over its vectors), and ISA defined as the suffix of the names. */
 #include <math.h>
 
 #include "kernels/rows/rows_kernels.h"
@@ -74,7 +74,7 @@ void PASTE(swiglu, ISA)(const float *gate, const float *up, size_t n, float *out
   const vec one = vec_set1(1.0f);
   FOR_VECTORS(i, k, n) {
     const vec g = load(gate + i, k);
-    const vec e = v_exp(vec_negative_abs(g));
+    const vec e = vec_exp(vec_negative_abs(g));
     const vec sigmoid = vec_div(vec_where_negative(g, e, one), vec_add(one, e));
     store(out + i, k, vec_mul(vec_mul(g, sigmoid), load(up + i, k)));
   }
