@@ -61,7 +61,7 @@ VEC_FN void prefetch(const matvec_job *job, const uint8_t *block, size_t n_outs,
   if (pos + FP32_PREFETCH >= job->row_bytes) p += (n_outs - 1) * job->row_bytes;
   _Pragma("GCC unroll 4") for (size_t k = 0; k < n_outs; k++, p += job->row_bytes)
       _Pragma("GCC unroll 4") for (size_t i = 0; i < n_bytes; i += 64)
-          _mm_prefetch((const char *)(p + i), _MM_HINT_T0);
+          __builtin_prefetch((const void *)(p + i));
 }
 
 /* dot_: one block of n_outs outputs. outputs_: n_outs outputs from `o` on. rows_: all outputs.

@@ -16,7 +16,8 @@
 #define LK_EACH_X(TYPE, name)                                                                      \
   LK_MATVEC_DECLARE(name, c)                                                                       \
   LK_MATVEC_DECLARE(name, avx2)                                                                    \
-  LK_MATVEC_DECLARE(name, avx512)
+  LK_MATVEC_DECLARE(name, avx512)                                                                  \
+  LK_MATVEC_DECLARE(name, neon)
 LK_EACH_DTYPE
 #undef LK_EACH_X
 

@@ -22,6 +22,11 @@
   PARTS(TYPE, name, avx2, LEANK_CPU_AVX2)                                                          \
   PARTS(TYPE, name, avx512, LEANK_CPU_AVX512)                                                      \
   PARTS(TYPE, name, avx512bf16, LEANK_CPU_AVX512BF16)
+#elif defined(__aarch64__)
+#define FP32_VARIANTS(TYPE, name)                                                                  \
+  FP32(TYPE, name, c, LEANK_CPU_C)                                                                 \
+  FP32(TYPE, name, neon, LEANK_CPU_NEON)
+#define PARTS_VARIANTS(TYPE, name, ...)
 #else
 #define FP32_VARIANTS(TYPE, name) FP32(TYPE, name, c, LEANK_CPU_C)
 #define PARTS_VARIANTS(TYPE, name, ...)

@@ -144,7 +144,7 @@ static size_t parts_row_bytes256(size_t n_in) { return n_in / 256 * UNIT256_BYTE
 VEC_FN void parts_prefetch(const uint8_t *unit, size_t n_bytes) {
   const uintptr_t p = (uintptr_t)unit + PARTS_PREFETCH; /* may lie outside: nothing is read */
   _Pragma("GCC unroll 8") for (size_t i = 0; i < n_bytes; i += 64)
-      _mm_prefetch((const char *)(p + i), _MM_HINT_T0);
+      __builtin_prefetch((const void *)(p + i));
 }
 
 /* parts_unit_: one unit of weights meets n_rows rows. parts_outputs_: all outputs. n_rows is a
