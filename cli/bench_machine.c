@@ -39,7 +39,7 @@ int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
   leank_error err;
   leank_bench_options *o = &m->options;
   o->n_threads = engine->n_threads;
-  o->cpu = (leank_cpu_level)engine->cpu;
+  o->cpu = cli_cpu_level(engine->cpu);
   o->on_progress = on_progress;
   o->should_stop = should_stop;
   o->user = m;

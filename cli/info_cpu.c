@@ -7,8 +7,8 @@
 
 int info_cpu_describe(const cli_engine_options *options, leank_cpu_info *out) {
   leank_error err;
-  if (leank_cpu_describe((leank_cpu_level)options->cpu, (leank_kv_type)options->kv_type, out,
-                         &err) != LEANK_OK) {
+  if (leank_cpu_describe(cli_cpu_level(options->cpu), (leank_kv_type)options->kv_type, out, &err) !=
+      LEANK_OK) {
     return cli_fail(&err);
   }
   return CLI_GO;

@@ -8,9 +8,7 @@
 #include "cpu/cpu_features.h"
 #include "cpu/cpu_model.h"
 
-const char *leank_cpu_level_name(leank_cpu_level level) {
-  return level >= LEANK_CPU_BEST && level <= LEANK_CPU_AMX ? lk_cpu_level_name(level) : NULL;
-}
+const char *leank_cpu_level_name(leank_cpu_level level) { return lk_cpu_level_name(level); }
 
 /* Asks a backend for the smallest of shapes: variants do not depend on it. */
 static leank_status name_kernels(leank_cpu_level cap, leank_kv_type kv_type, char *out, size_t size,

@@ -101,9 +101,11 @@ enum { FIRST_OWN = LEANK_CPU_C, LAST_OWN = LEANK_CPU_C };
 const char *lk_cpu_architecture(void) { return "this processor"; }
 #endif
 
+/* The kernel for tiles has been run on tiles in software only (checkkern): who wants it asks. */
 leank_cpu_level lk_cpu_level(leank_cpu_level cap) {
-  leank_cpu_level best = lk_cpu_detect();
-  return cap != LEANK_CPU_BEST && cap < best ? cap : best;
+  const leank_cpu_level detected = lk_cpu_detect();
+  if (cap == LEANK_CPU_BEST) return detected == LEANK_CPU_AMX ? LEANK_CPU_AVX512BF16 : detected;
+  return cap < detected ? cap : detected;
 }
 
 leank_cpu_level lk_cpu_fp32_level(leank_cpu_level level) {

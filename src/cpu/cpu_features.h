@@ -10,7 +10,8 @@
 /* The highest level that both CPU and OS support (x86-64: register state saved, XGETBV, and tiles
  * granted; AArch64: what the OS reports, HWCAP). */
 leank_cpu_level lk_cpu_detect(void);
-/* min(detected, cap); cap LEANK_CPU_BEST = no cap. The cap is one of this architecture. */
+/* min(detected, cap). LEANK_CPU_BEST: the highest detected, but AMX, which has to be asked for. The
+ * cap is one of this architecture. */
 leank_cpu_level lk_cpu_level(leank_cpu_level cap);
 /* The highest level up to this one (of this architecture, not BEST) whose kernels round nothing to
  * bf16; and whether its processors multiply bf16 matrices faster than fp32 ones. */

@@ -393,7 +393,8 @@ size_t lk_cpu_levels(leank_cpu_level out[LK_N_CPU_LEVELS]) {
       __builtin_cpu_supports("avx512dq"))
     out[n++] = LEANK_CPU_AVX512;
   if (n == 3 && __builtin_cpu_supports("avx512bf16")) out[n++] = LEANK_CPU_AVX512BF16;
-  if (n == 4 && has_tiles()) out[n++] = LEANK_CPU_AMX;
+  /* As the library: only where it is asked for. */
+  if (n == 4 && lk_test_cpu() == LEANK_CPU_AMX && has_tiles()) out[n++] = LEANK_CPU_AMX;
 #elif defined(__aarch64__) && defined(__linux__)
   const unsigned long caps = getauxval(AT_HWCAP), more = getauxval(AT_HWCAP2);
   out[n++] = LEANK_CPU_NEON;
