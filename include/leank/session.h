@@ -19,7 +19,9 @@ extern "C" {
 
 typedef enum leank_kv_type {
   LEANK_KV_BF16 = 0, /* the default; prefill in bf16 with fp32 accumulation */
-  LEANK_KV_F32 = 1   /* cache and prefill in fp32, for exactness tests */
+  LEANK_KV_F32 = 1,  /* cache and prefill in fp32, for exactness tests */
+  LEANK_KV_Q8 = 2    /* as bf16, but the middle in int8: K with a scale per channel and page of 64
+                        tokens, V with one per token. Heads of up to 512 channels */
 } leank_kv_type;
 
 /* Caps the instruction set of the CPU kernels. Each level includes those before it of its

@@ -104,9 +104,8 @@ typedef enum lk_linear_kind {
 typedef struct lk_backend lk_backend;
 
 typedef struct lk_backend_ops {
-  const char *name;       /* "cpu" */
-  size_t channel_granule; /* kept channels are padded to a multiple of this */
-  size_t row_tile;        /* chunks of rows are multiples of this */
+  const char *name; /* "cpu" */
+  size_t row_tile;  /* chunks of rows are multiples of this */
   void (*close)(lk_backend *be);
   const char *(*kernels)(const lk_backend *be); /* "op: variant" lines */
   size_t (*n_threads)(const lk_backend *be);
@@ -223,12 +222,16 @@ leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend *
 /* LEANK_E_ARGUMENT where the level is not one of this architecture. */
 leank_status lk_backend_cpu_check(leank_cpu_level level, leank_error *err);
 
-/* Bytes of the segments in a page: K of n channels and V, for P tokens of one head. */
-size_t lk_segment_k_bytes(leank_kv_type type, size_t n_channels);
-size_t lk_segment_v_bytes(leank_kv_type type, size_t head_dim);
+/* Bytes of a head's segment in a page of this kind, K of n channels and V, for P tokens: what a
+ * plan and a cache count. Both are multiples of 64. */
+size_t lk_segment_k_bytes(leank_kv_type type, lk_page_kind kind, size_t n_channels);
+size_t lk_segment_v_bytes(leank_kv_type type, lk_page_kind kind, size_t head_dim);
 /* What the CPU backend's table says, before one is open: a plan needs no backend. */
 size_t lk_backend_cpu_row_tile(void);
-size_t lk_backend_cpu_granule(void);
+/* Most channels of a head whose cache is of type q8. */
+enum { LK_Q8_MAX_HEAD_DIM = 512 };
+/* Kept channels are padded to a multiple of this. */
+size_t lk_backend_cpu_granule(leank_kv_type type);
 /* Operands and tiles of products of n_rows rows of up to n_cols columns, in bytes. */
 size_t lk_backend_cpu_product_bytes(const lk_backend_options *options, size_t n_rows,
                                     size_t n_cols);

@@ -7,11 +7,13 @@
 
 #include "cpu/cpu_features.h"
 
-size_t lk_segment_k_bytes(leank_kv_type type, size_t n_channels) {
-  return LK_PAGE_TOKENS * n_channels * lk_kv_bytes(type);
+_Static_assert((int)LK_Q8_MAX_HEAD_DIM == (int)LK_Q8_MAX_DIM, "one bound");
+
+size_t lk_segment_k_bytes(leank_kv_type type, lk_page_kind kind, size_t n_channels) {
+  return lk_page_k_bytes(type, kind == LK_PAGE_LEAN, n_channels);
 }
-size_t lk_segment_v_bytes(leank_kv_type type, size_t head_dim) {
-  return LK_PAGE_TOKENS * head_dim * lk_kv_bytes(type);
+size_t lk_segment_v_bytes(leank_kv_type type, lk_page_kind kind, size_t head_dim) {
+  return lk_page_v_bytes(type, kind == LK_PAGE_LEAN, head_dim);
 }
 
 leank_status lk_backend_cpu_check(leank_cpu_level level, leank_error *err) {
@@ -333,7 +335,6 @@ static size_t cpu_resident(const lk_backend *be, const void *p) {
 
 static const lk_backend_ops cpu_ops = {
     .name = "cpu",
-    .channel_granule = LK_CHANNEL_GRANULE,
     .row_tile = LK_GEMM_ROW_TILE,
     .close = cpu_close,
     .kernels = cpu_kernels,
@@ -367,11 +368,11 @@ static const lk_backend_ops cpu_ops = {
 };
 
 size_t lk_backend_cpu_product_bytes(const lk_backend_options *o, size_t n_rows, size_t n_cols) {
-  return lk_gemm_bytes(o->kv_type == LEANK_KV_BF16, lk_cpu_level(o->cpu), o->n_threads, n_rows,
-                       n_cols);
+  return lk_gemm_bytes(lk_kv_wide(o->kv_type) == LEANK_KV_BF16, lk_cpu_level(o->cpu), o->n_threads,
+                       n_rows, n_cols);
 }
 size_t lk_backend_cpu_row_tile(void) { return cpu_ops.row_tile; }
-size_t lk_backend_cpu_granule(void) { return cpu_ops.channel_granule; }
+size_t lk_backend_cpu_granule(leank_kv_type type) { return lk_kv_granule(type); }
 
 static char *join_kernel_names(const lk_cpu_backend *cpu) {
   const size_t size = 4096;
@@ -405,9 +406,10 @@ leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend *
   cpu->page = lk_page_select(options->kv_type, cpu->level);
   cpu->attend = lk_attend_select(
       options->kv_type, options->precise_attention ? lk_cpu_fp32_level(cpu->level) : cpu->level);
-  cpu->attend_backward = lk_attend_backward_select(options->kv_type, cpu->level);
+  cpu->attend_backward = lk_attend_backward_select(lk_kv_wide(options->kv_type), cpu->level);
   LK_TRY(lk_team_open(options->n_threads, &cpu->team, err));
-  LK_TRY(lk_gemm_open(options->kv_type == LEANK_KV_BF16, cpu->level, cpu->team, &cpu->gemm, err));
+  LK_TRY(lk_gemm_open(lk_kv_wide(options->kv_type) == LEANK_KV_BF16, cpu->level, cpu->team,
+                      &cpu->gemm, err));
   LK_TRY(lk_cpu_attention_open(cpu, err));
   cpu->few_rows_bytes = options->max_few_rows * lk_matvec_most_row_bytes(options->max_cols);
   cpu->few_rows = lk_alloc(LK_MEM_SCRATCH, cpu->few_rows_bytes, 1);

@@ -20,7 +20,7 @@ enum {
 /* Buffers one thread needs to attend. */
 typedef struct lk_cpu_worker {
   lk_page_view *views; /* [max_pages] */
-  float *q, *q_lean;   /* [M][D] */
+  float *q, *q_lean;   /* [M][D]; [M][D and a granule's padding] */
   float *bias;         /* [M] */
   int64_t *pos;        /* [M] */
   float *m, *l;        /* [M][2]: the partial and the mean's */
@@ -57,8 +57,8 @@ static inline lk_cpu_backend *lk_cpu(lk_backend *be) { return (lk_cpu_backend *)
 
 /* Bytes of one head's K and V in a wide page. */
 static inline size_t lk_cpu_wide_segment_bytes(const lk_cpu_backend *cpu, size_t head_dim) {
-  return lk_segment_k_bytes(cpu->options.kv_type, head_dim) +
-         lk_segment_v_bytes(cpu->options.kv_type, head_dim);
+  return lk_segment_k_bytes(cpu->options.kv_type, LK_PAGE_WIDE, head_dim) +
+         lk_segment_v_bytes(cpu->options.kv_type, LK_PAGE_WIDE, head_dim);
 }
 
 /* cpu_attention.c */

@@ -20,17 +20,23 @@ static size_t chunk_count(size_t n_pages) {
   return (n_pages + LK_CPU_CHUNK_PAGES - 1) / LK_CPU_CHUNK_PAGES;
 }
 
+/* Most channels of a lean page. */
+static size_t max_lean(const lk_backend_options *o) {
+  const size_t granule = lk_kv_granule(o->kv_type);
+  return (o->shape.head_dim + granule - 1) / granule * granule;
+}
+
 static bool open_worker(lk_cpu_worker *w, const lk_backend_options *o, size_t m) {
   const size_t d = o->shape.head_dim;
   w->views = lk_alloc(LK_MEM_SCRATCH, o->max_pages, sizeof *w->views);
   w->q = lk_alloc(LK_MEM_SCRATCH, m * d, sizeof(float));
-  w->q_lean = lk_alloc(LK_MEM_SCRATCH, m * d, sizeof(float));
+  w->q_lean = lk_alloc(LK_MEM_SCRATCH, m * max_lean(o), sizeof(float));
   w->bias = lk_alloc(LK_MEM_SCRATCH, m, sizeof(float));
   w->pos = lk_alloc(LK_MEM_SCRATCH, m, sizeof *w->pos);
   w->m = lk_alloc(LK_MEM_SCRATCH, 2 * m, sizeof(float));
   w->l = lk_alloc(LK_MEM_SCRATCH, 2 * m, sizeof(float));
   w->o = lk_alloc(LK_MEM_SCRATCH, 2 * m * d, sizeof(float));
-  w->scratch = lk_alloc(LK_MEM_SCRATCH, lk_attend_scratch_bytes(m, d), 1);
+  w->scratch = lk_alloc(LK_MEM_SCRATCH, lk_attend_scratch_bytes(o->kv_type, m, d), 1);
   w->channels = lk_alloc(LK_MEM_SCRATCH, d, sizeof *w->channels);
   return w->channels && w->views && w->q && w->q_lean && w->bias && w->pos && w->m && w->l &&
          w->o && w->scratch;
@@ -38,8 +44,9 @@ static bool open_worker(lk_cpu_worker *w, const lk_backend_options *o, size_t m)
 
 static size_t worker_bytes(const lk_backend_options *o, size_t m) {
   const size_t d = o->shape.head_dim;
-  return o->max_pages * sizeof(lk_page_view) + 4 * m * d * sizeof(float) + 5 * m * sizeof(float) +
-         m * sizeof(int64_t) + d * sizeof(uint16_t) + lk_attend_scratch_bytes(m, d);
+  return o->max_pages * sizeof(lk_page_view) + m * (3 * d + max_lean(o)) * sizeof(float) +
+         5 * m * sizeof(float) + m * sizeof(int64_t) + d * sizeof(uint16_t) +
+         lk_attend_scratch_bytes(o->kv_type, m, d);
 }
 
 /* Partials of one row: [Hk][chunks + 1][G], the last for the mean. */
@@ -111,9 +118,10 @@ static size_t make_views(const attend_job *job, const lk_attend_group *g, size_t
                          size_t end, int64_t last_pos, lk_page_view *views) {
   const leank_kv_type type = job->cpu->options.kv_type;
   const size_t d = job->shape->head_dim;
-  const size_t wide_k = lk_segment_k_bytes(type, d);
+  const size_t wide_k = lk_segment_k_bytes(type, LK_PAGE_WIDE, d);
   const size_t wide_segment = lk_cpu_wide_segment_bytes(job->cpu, d);
   const lk_head_map *head = &job->view->heads[h];
+  const size_t lean_k = lk_segment_k_bytes(type, LK_PAGE_LEAN, head->n_padded);
   size_t n = 0;
   for (size_t p = first; p < end; p++) {
     const lk_page_entry e = g->table[p];
@@ -123,7 +131,7 @@ static size_t make_views(const attend_job *job, const lk_attend_group *g, size_t
     if (lean && head->n_kept == 0) continue;
     const unsigned char *k =
         lk_view_page(job->view, e) + (lean ? job->view->lean_offset[h] : h * wide_segment);
-    const unsigned char *v = k + (lean ? lk_segment_k_bytes(type, head->n_padded) : wide_k);
+    const unsigned char *v = k + (lean ? lean_k : wide_k);
     const uint32_t n_keys = left < LK_PAGE_TOKENS ? (uint32_t)left : LK_PAGE_TOKENS;
     views[n++] = (lk_page_view){k, v, pos, n_keys, lean};
   }
@@ -236,8 +244,10 @@ static void look_ahead(const attend_job *job, size_t item, lk_attend_args *args)
   const leank_kv_type type = job->cpu->options.kv_type;
   const size_t d = job->shape->head_dim;
   args->ahead = view.k;
-  args->ahead_bytes = lk_segment_k_bytes(type, view.lean ? job->view->heads[w.h].n_padded : d) +
-                      lk_segment_v_bytes(type, d);
+  const lk_page_kind kind = view.lean ? LK_PAGE_LEAN : LK_PAGE_WIDE;
+  args->ahead_bytes =
+      lk_segment_k_bytes(type, kind, view.lean ? job->view->heads[w.h].n_padded : d) +
+      lk_segment_v_bytes(type, kind, d);
 }
 
 static void few_item(void *ctx, size_t item, size_t thread) {

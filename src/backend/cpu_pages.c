@@ -20,7 +20,7 @@ static void append_item(void *ctx, size_t h, size_t thread) {
   const page_job *job = ctx;
   const size_t d = job->shape->head_dim, n_heads = job->shape->n_kv_heads;
   const size_t offset = h * lk_cpu_wide_segment_bytes(job->cpu, d);
-  const size_t k_bytes = lk_segment_k_bytes(job->cpu->options.kv_type, d);
+  const size_t k_bytes = lk_segment_k_bytes(job->cpu->options.kv_type, LK_PAGE_WIDE, d);
   for (size_t r = 0; r < job->n_rows; r++) {
     unsigned char *segment = lk_view_page(job->dst, job->slots[r].page) + offset;
     const size_t at = (r * n_heads + h) * d;
@@ -51,29 +51,42 @@ static void find_channels(const lk_head_map *from, const lk_head_map *to, uint16
   }
 }
 
+/* A head's segment, from a wide or stage page. */
+static void pack_wide(const page_job *job, const unsigned char *from, const lk_head_map *head,
+                      unsigned char *lean) {
+  const leank_kv_type type = job->cpu->options.kv_type;
+  const size_t d = job->shape->head_dim;
+  job->cpu->page->pack(from, d, head->channels, head->n_kept, head->n_padded, lean);
+  job->cpu->page->pack_v(from + lk_segment_k_bytes(type, LK_PAGE_WIDE, d), d,
+                         lean + lk_segment_k_bytes(type, LK_PAGE_LEAN, head->n_padded));
+}
+
+/* The same from a lean page, which keeps at least these channels. */
+static void pack_lean(const page_job *job, const unsigned char *from, const lk_head_map *source,
+                      const lk_head_map *head, uint16_t *channels, unsigned char *lean) {
+  const leank_kv_type type = job->cpu->options.kv_type;
+  find_channels(source, head, channels);
+  job->cpu->page->repack(from, source->n_padded, channels, head->n_kept, head->n_padded, lean);
+  memcpy(lean + lk_segment_k_bytes(type, LK_PAGE_LEAN, head->n_padded),
+         from + lk_segment_k_bytes(type, LK_PAGE_LEAN, source->n_padded),
+         lk_segment_v_bytes(type, LK_PAGE_LEAN, job->shape->head_dim));
+}
+
 /* Item: one page; every head that keeps anything. */
 static void pack_item(void *ctx, size_t i, size_t thread) {
   const page_job *job = ctx;
-  const leank_kv_type type = job->cpu->options.kv_type;
-  const size_t d = job->shape->head_dim, segment = lk_cpu_wide_segment_bytes(job->cpu, d);
-  const size_t v_bytes = lk_segment_v_bytes(type, d);
-  const bool from_lean = job->from[i].kind == LK_PAGE_LEAN;
+  const size_t wide_segment = lk_cpu_wide_segment_bytes(job->cpu, job->shape->head_dim);
+  const unsigned char *from = lk_view_page(job->src, job->from[i]);
+  unsigned char *to = lk_view_page(job->dst, job->to[i]);
   for (size_t h = 0; h < job->shape->n_kv_heads; h++) {
     const lk_head_map *head = &job->dst->heads[h];
     if (head->n_kept == 0) continue;
-    const lk_head_map *source = from_lean ? &job->src->heads[h] : NULL;
-    const unsigned char *from =
-        lk_view_page(job->src, job->from[i]) + (from_lean ? job->src->lean_offset[h] : h * segment);
-    unsigned char *lean = lk_view_page(job->dst, job->to[i]) + job->dst->lean_offset[h];
-    const uint16_t *channels = head->channels;
-    if (from_lean) {
-      find_channels(source, head, job->cpu->workers[thread].channels);
-      channels = job->cpu->workers[thread].channels;
-    }
-    const size_t width = from_lean ? source->n_padded : d;
-    job->cpu->page->pack(from, width, channels, head->n_kept, head->n_padded, lean);
-    memcpy(lean + lk_segment_k_bytes(type, head->n_padded), from + lk_segment_k_bytes(type, width),
-           v_bytes);
+    unsigned char *lean = to + job->dst->lean_offset[h];
+    if (job->from[i].kind == LK_PAGE_LEAN)
+      pack_lean(job, from + job->src->lean_offset[h], &job->src->heads[h], head,
+                job->cpu->workers[thread].channels, lean);
+    else
+      pack_wide(job, from + h * wide_segment, head, lean);
   }
 }
 
@@ -104,7 +117,7 @@ static void sum_item(void *ctx, size_t h, size_t thread) {
   const page_job *job = ctx;
   const size_t d = job->shape->head_dim, stride = job->shape->n_kv_heads * 2 * d;
   const size_t offset = h * lk_cpu_wide_segment_bytes(job->cpu, d);
-  const size_t k_bytes = lk_segment_k_bytes(job->cpu->options.kv_type, d);
+  const size_t k_bytes = lk_segment_k_bytes(job->cpu->options.kv_type, LK_PAGE_WIDE, d);
   for (size_t i = 0; i < job->n_pages; i++) {
     const unsigned char *segment = lk_view_page(job->src, job->from[i]) + offset;
     const float *before = job->sums + i * stride + h * 2 * d;

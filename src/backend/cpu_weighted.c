@@ -8,6 +8,7 @@
  * Forward: an item is (block of rows with one middle, kv head). Backward: an item is (sequence, kv
  * head), which goes through its blocks in order and owns every sum it adds to; the sums over
  * sequences are added in their order. So no result depends on threads. */
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -58,7 +59,7 @@ typedef struct job {
 
 static bool open_worker(worker *w, const lk_backend_options *o, size_t m) {
   const size_t d = o->shape.head_dim, n_views = o->max_pages + 1;
-  const size_t forward = lk_attend_scratch_bytes(m, d);
+  const size_t forward = lk_attend_scratch_bytes(o->kv_type, m, d);
   const size_t backward = lk_attend_backward_scratch_bytes(m, d);
   float **rows[] = {&w->q, &w->q_lean, &w->o, &w->dout, &w->dq, &w->dq_lean};
   float **numbers[] = {&w->bias, &w->dbias, &w->lse, &w->delta, &w->m, &w->l};
@@ -73,7 +74,9 @@ static bool open_worker(worker *w, const lk_backend_options *o, size_t m) {
   w->mean = lk_alloc(LK_MEM_SCRATCH, d, sizeof(float));
   w->pos = lk_alloc(LK_MEM_SCRATCH, m, sizeof *w->pos);
   w->split = lk_alloc(LK_MEM_SCRATCH,
-                      lk_segment_k_bytes(o->kv_type, d) + lk_segment_v_bytes(o->kv_type, d), 1);
+                      lk_segment_k_bytes(o->kv_type, LK_PAGE_WIDE, d) +
+                          lk_segment_v_bytes(o->kv_type, LK_PAGE_WIDE, d),
+                      1);
   w->scratch = lk_alloc(LK_MEM_SCRATCH, forward > backward ? forward : backward, 1);
   return ok && w->views && w->dk && w->dv && w->mean && w->pos && w->split && w->scratch;
 }
@@ -99,6 +102,7 @@ void lk_cpu_weighted_close(lk_cpu_backend *cpu) {
 static leank_status open_state(lk_cpu_backend *cpu, leank_error *err) {
   leank_status status = LEANK_OK;
   if (cpu->weighted) return LEANK_OK;
+  assert(cpu->options.kv_type != LEANK_KV_Q8); /* its lean pages are no wide ones */
   cpu->weighted = lk_alloc(LK_MEM_SCRATCH, 1, sizeof *cpu->weighted);
   LK_FAIL_IF(!cpu->weighted, err, LEANK_E_MEMORY, -1, "out of memory");
   cpu->weighted->workers = lk_alloc(LK_MEM_SCRATCH, cpu->options.n_threads, sizeof(worker));
@@ -144,7 +148,7 @@ static unsigned char *head_segment(const job *j, const lk_weighted_rows *s, size
 static void copy_keys(const job *j, const unsigned char *from, size_t first, unsigned char *to) {
   const leank_kv_type type = j->cpu->options.kv_type;
   const size_t d = j->shape->head_dim, e = lk_kv_interleave(type), size = lk_kv_bytes(type);
-  const size_t k_bytes = lk_segment_k_bytes(type, d), v_row = d * size;
+  const size_t k_bytes = lk_segment_k_bytes(type, LK_PAGE_WIDE, d), v_row = d * size;
   for (size_t key = first; key < LK_PAGE_TOKENS; key++)
     for (size_t c = 0; c < d; c += e)
       memcpy(to + lk_k_index(e, d, key - first, c) * size, from + lk_k_index(e, d, key, c) * size,
@@ -155,7 +159,8 @@ static void copy_keys(const job *j, const unsigned char *from, size_t first, uns
 /* Views of all pages up to last_pos as head h of a block sees them; returns the count. */
 static size_t make_views(const job *j, const lk_weighted_rows *s, size_t h, size_t middle_end,
                          int64_t last_pos, worker *w) {
-  const size_t k_bytes = lk_segment_k_bytes(j->cpu->options.kv_type, j->shape->head_dim);
+  const size_t k_bytes =
+      lk_segment_k_bytes(j->cpu->options.kv_type, LK_PAGE_WIDE, j->shape->head_dim);
   const bool absent = j->weights->kind[h] == LK_WEIGHTED_ABSENT;
   size_t n = 0;
   for (size_t p = 0; (int64_t)(p * LK_PAGE_TOKENS) <= last_pos; p++) {

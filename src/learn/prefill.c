@@ -15,8 +15,8 @@ static size_t answer_rows(const leank_question *q) { return q->n_answer - 1; }
 static size_t question_tokens(const leank_question *q) { return q->n_prompt + answer_rows(q); }
 
 static size_t wide_page_bytes(const leank_model_info *info, leank_kv_type type) {
-  return info->n_kv_heads *
-         (lk_segment_k_bytes(type, info->head_dim) + lk_segment_v_bytes(type, info->head_dim));
+  return info->n_kv_heads * (lk_segment_k_bytes(type, LK_PAGE_WIDE, info->head_dim) +
+                             lk_segment_v_bytes(type, LK_PAGE_WIDE, info->head_dim));
 }
 
 /* Pages from the one in which the context ends. */

@@ -25,7 +25,7 @@ typedef struct lk_mask_map {
   lk_head_map *heads; /* [L * Hk] */
 } lk_mask_map;
 
-/* mask NULL = every channel kept. granule: 2 on the CPU. lk_mask_map_free frees. */
+/* mask NULL = every channel kept. granule: 2 or 4 on the CPU. lk_mask_map_free frees. */
 leank_status lk_mask_map_make(const leank_mask *mask, size_t n_layers, size_t n_kv_heads,
                               size_t head_dim, leank_channel_order order, size_t granule,
                               lk_mask_map *out, leank_error *err);

@@ -103,7 +103,7 @@ leank_status lk_session_geometry(const leank_model_info *info, const leank_sessi
                                        .n_ctx = o->n_ctx,
                                        .n_sink = o->n_sink,
                                        .n_recent = o->n_recent,
-                                       .granule = lk_backend_cpu_granule()};
+                                       .granule = lk_backend_cpu_granule(o->kv_type)};
   return lk_geometry_make(&options, out, err);
 }
 

@@ -68,10 +68,10 @@ static void rows_all(void *ctx) {
 }
 
 static void set_layout(bench *b, leank_kv_type type, size_t n_kept) {
-  b->lean = n_kept < D;
+  b->lean = n_kept < D || type == LEANK_KV_Q8;
   b->args.n_lean = n_kept;
-  b->k_bytes = LK_PAGE_TOKENS * n_kept * lk_kv_bytes(type);
-  b->segment_bytes = b->k_bytes + LK_PAGE_TOKENS * D * lk_kv_bytes(type);
+  b->k_bytes = lk_page_k_bytes(type, b->lean, n_kept);
+  b->segment_bytes = b->k_bytes + lk_page_v_bytes(type, b->lean, D);
   b->n_pages_all = ARENA_BYTES / (N_HEADS * b->segment_bytes);
 }
 
@@ -79,9 +79,10 @@ static void fill_arena(char *arena, leank_kv_type type) {
   lk_rng rng = {1};
   for (size_t i = 0; i < ARENA_BYTES / 8; i++) {
     const uint64_t random = lk_rng_u64(&rng);
-    /* exponents near 0 whatever the mantissa */
-    const uint64_t x = type == LEANK_KV_F32 ? (random & 0x807fffff807fffffu) | 0x3e8000003e800000u
-                                            : (random & 0x807f807f807f807fu) | 0x3e803e803e803e80u;
+    /* exponents near 0 whatever the mantissa; scales of int8 are positive */
+    const uint64_t x = type == LEANK_KV_F32  ? (random & 0x807fffff807fffffu) | 0x3e8000003e800000u
+                       : type == LEANK_KV_Q8 ? (random & 0x007fffff007fffffu) | 0x3e8000003e800000u
+                                             : (random & 0x807f807f807f807fu) | 0x3e803e803e803e80u;
     memcpy(arena + i * 8, &x, 8);
   }
 }
@@ -117,7 +118,7 @@ void attend_bench(const lk_attend_variant *variant) {
   static float q[MAX_ROWS * D], m[MAX_ROWS], l[MAX_ROWS], o[MAX_ROWS * D];
   static int64_t q_pos[MAX_ROWS];
   bench b = {.arena = lk_alloc(LK_MEM_OTHER, ARENA_BYTES, 1)};
-  void *scratch = lk_alloc(LK_MEM_OTHER, lk_attend_scratch_bytes(MAX_ROWS, D), 1);
+  void *scratch = lk_alloc(LK_MEM_OTHER, lk_attend_scratch_bytes(variant->type, MAX_ROWS, D), 1);
   lk_rng rng = {2};
   for (size_t i = 0; i < MAX_ROWS * D; i++) q[i] = (float)(lk_rng_double(&rng) - 0.5);
   for (size_t i = 0; i < MAX_ROWS; i++) q_pos[i] = INT64_MAX;

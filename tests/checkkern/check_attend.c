@@ -31,8 +31,8 @@ typedef struct problem_shape {
   leank_kv_type type;
   size_t n_q, head_dim, n_kept, n_pages;
   row_order order;
-  bool bias, partial_pages;
-  bool tiny_values; /* sums that come and go as denormals */
+  bool bias, partial_pages, wide, lean; /* every page wide, or lean */
+  bool tiny_values;                     /* sums that come and go as denormals */
 } problem_shape;
 
 static float uniform(lk_rng *rng, double scale) {
@@ -52,15 +52,44 @@ static size_t view_channels(const problem *p, const lk_page_view *page) {
   return page->lean ? p->n_lean : p->head_dim;
 }
 static size_t k_bytes(const problem *p, const lk_page_view *page) {
-  return LK_PAGE_TOKENS * view_channels(p, page) * lk_kv_bytes(p->type);
+  return lk_page_k_bytes(p->type, page->lean, view_channels(p, page));
 }
-static size_t v_bytes(const problem *p) {
-  return LK_PAGE_TOKENS * p->head_dim * lk_kv_bytes(p->type);
+static size_t v_bytes(const problem *p, const lk_page_view *page) {
+  return lk_page_v_bytes(p->type, page->lean, p->head_dim);
+}
+
+static float *scales(const void *part, size_t n) {
+  return (float *)(void *)((char *)part + LK_PAGE_TOKENS * n);
+}
+
+static int nearest(float x, float scale) {
+  const float k = scale > 0 ? rintf(x / scale) : 0;
+  return k > 127 ? 127 : k < -127 ? -127 : (int)k;
+}
+
+/* A key of an int8 page near k and v, by K's scales; the bytes of one that is not there are any,
+ * and so is the scale of its V. */
+static void fill_int8_key(const problem *p, lk_page_view *page, size_t key, const float *k,
+                          const float *v) {
+  const size_t d = p->head_dim, n = p->n_lean;
+  float *v_scale = scales(page->v, d) + key, top = 0;
+  for (size_t c = 0; c < n; c++)
+    ((uint8_t *)page->k)[lk_k_index(4, n, key, c)] =
+        (uint8_t)(128 + (k ? nearest(k[c], scales(page->k, n)[c]) : (int)(key + 7 * c) % 256));
+  for (size_t c = 0; c < d && v; c++) top = fmaxf(top, fabsf(v[c]));
+  *v_scale = v ? top / 127 : NAN;
+  for (size_t c = 0; c < d; c++)
+    ((int8_t *)page->v)[lk_q8_v_index(d, key, c)] =
+        (int8_t)(v ? nearest(v[c], *v_scale) : (int)(key * 3 + c) % 256 - 128);
 }
 
 static void fill_key(const problem *p, lk_page_view *page, size_t key, const float *k,
                      const float *v) {
   const size_t n = view_channels(p, page), e = lk_kv_interleave(p->type);
+  if (p->type == LEANK_KV_Q8 && page->lean) {
+    fill_int8_key(p, page, key, k, v);
+    return;
+  }
   for (size_t c = 0; c < n; c++) put(p, (void *)page->k, lk_k_index(e, n, key, c), k ? k[c] : NAN);
   for (size_t c = 0; c < p->head_dim; c++)
     put(p, (void *)page->v, key * p->head_dim + c, v ? v[c] : NAN);
@@ -76,16 +105,28 @@ static float value(lk_rng *rng, double scale) {
   }
 }
 
+/* Scales of channels that differ by up to 16; 0 of a few, and of the padding. */
+static void make_k_scales(const problem *p, const problem_shape *s, lk_page_view *page,
+                          double k_scale, lk_rng *rng) {
+  for (size_t c = 0; c < p->n_lean; c++) {
+    const double largest = k_scale * pow(2, -4 * lk_rng_double(rng));
+    const bool none = c >= s->n_kept || lk_rng_below(rng, 32) == 0;
+    scales(page->k, p->n_lean)[c] = none ? 0 : (float)(largest / 127);
+  }
+}
+
 static void make_page(problem *p, const problem_shape *s, lk_page_view *page, lk_rng *rng) {
   const bool last = page == p->pages + p->n_pages - 1;
-  page->lean = (uint32_t)lk_rng_below(rng, 2);
+  page->lean = s->lean || (!s->wide && lk_rng_below(rng, 2));
   page->n_keys =
       last || s->partial_pages ? (uint32_t)lk_rng_below(rng, LK_PAGE_TOKENS) + 1 : LK_PAGE_TOKENS;
   page->k = checkkern_guarded(k_bytes(p, page), p->front);
-  page->v = checkkern_guarded(v_bytes(p), p->front);
-  float k[256], v[256];
+  page->v = checkkern_guarded(v_bytes(p, page), p->front);
+  float k[260], v[256];
   const double k_scale = lk_rng_below(rng, 4) ? 1 : 4, v_scale = s->tiny_values ? 0x1p-124 : 3;
+  if (p->type == LEANK_KV_Q8 && page->lean) make_k_scales(p, s, page, k_scale, rng);
   for (size_t key = 0; key < LK_PAGE_TOKENS; key++) {
+    for (size_t c = p->head_dim; c < p->n_lean; c++) k[c] = 0;
     for (size_t c = 0; c < p->head_dim; c++) {
       k[c] = page->lean && c >= s->n_kept ? 0 : uniform(rng, k_scale);
       v[c] = value(rng, v_scale);
@@ -121,7 +162,8 @@ static void make_rows(problem *p, const problem_shape *s, lk_rng *rng) {
 }
 
 static void make_problem(problem *p, const problem_shape *s, bool front, lk_rng *rng) {
-  const size_t n_lean = (s->n_kept + 1) / 2 * 2;
+  const size_t granule = lk_kv_granule(s->type);
+  const size_t n_lean = (s->n_kept + granule - 1) / granule * granule;
   *p = (problem){.type = s->type,
                  .n_q = s->n_q,
                  .head_dim = s->head_dim,
@@ -154,7 +196,7 @@ static void make_problem(problem *p, const problem_shape *s, bool front, lk_rng 
 static void free_problem(problem *p) {
   for (size_t i = 0; i < p->n_pages; i++) {
     checkkern_guarded_free((void *)p->pages[i].k, k_bytes(p, p->pages + i), p->front);
-    checkkern_guarded_free((void *)p->pages[i].v, v_bytes(p), p->front);
+    checkkern_guarded_free((void *)p->pages[i].v, v_bytes(p, p->pages + i), p->front);
   }
   checkkern_guarded_free(p->pages, p->n_pages * sizeof *p->pages, p->front);
   checkkern_guarded_free(p->q, p->n_q * p->head_dim * sizeof *p->q, p->front);
@@ -172,12 +214,12 @@ typedef struct result {
 } result;
 
 /* Runs the rows of args; scratch and results start as garbage. */
-static result run(lk_attend_fn fn, const lk_attend_args *args, bool front) {
+static result run(lk_attend_fn fn, leank_kv_type type, const lk_attend_args *args, bool front) {
   result out = {.n_q = args->n_q, .head_dim = args->head_dim, .front = front};
   out.m = checkkern_guarded(args->n_q * sizeof *out.m, front);
   out.l = checkkern_guarded(args->n_q * sizeof *out.l, front);
   out.o = checkkern_guarded(args->n_q * args->head_dim * sizeof *out.o, front);
-  const size_t scratch_bytes = lk_attend_scratch_bytes(args->n_q, args->head_dim);
+  const size_t scratch_bytes = lk_attend_scratch_bytes(type, args->n_q, args->head_dim);
   lk_attend_args call = *args;
   call.m = out.m;
   call.l = out.l;
@@ -223,15 +265,18 @@ typedef struct subject {
   bool rows;
 } subject;
 
-static bool rounds_to_bf16(const lk_attend_variant *v) {
-  return strstr(v->name, "avx512bf16") || strstr(v->name, "amx") || strstr(v->name, "neonbf16");
+static attend_rounding rounding_of(const subject *s) {
+  const char *name = s->variant->name;
+  if (!strstr(name, "avx512bf16") && !strstr(name, "amx") && !strstr(name, "neonbf16"))
+    return ROUNDS_FP32;
+  return s->variant->type == LEANK_KV_Q8 && !s->rows ? ROUNDS_INT : ROUNDS_BF16;
 }
 
 /* Sums under the variant's own maximum are brought to the exact one. */
 static void compare_row(checkkern *ck, const subject *s, const problem *p, const result *got,
                         size_t r) {
   attend_f64 want;
-  attend_f64_row(&p->args, p->type, rounds_to_bf16(s->variant), r, &want);
+  attend_f64_row(&p->args, p->type, rounding_of(s), r, &want);
   const char *name = s->variant->name;
   const bool none = want.m == -INFINITY;
   const double m = (double)got->m[r], l = (double)got->l[r], to_m = none ? 1 : exp(m - want.m);
@@ -256,7 +301,7 @@ static void compare_row(checkkern *ck, const subject *s, const problem *p, const
 /* A row alone, the list cut where the row's sight ends, what it does not see overwritten. */
 static void check_alone(checkkern *ck, const subject *s, problem *p, const result *all, size_t r) {
   lk_attend_args one = one_row(&p->args, r);
-  result alone = run(s->fn, &one, p->front);
+  result alone = run(s->fn, p->type, &one, p->front);
   checkkern_expect(ck, same_row(all, r, &alone, 0), s->variant->name,
                    "row %zu of %zu, D %zu: other bits alone", r, p->n_q, p->head_dim);
   free_result(&alone);
@@ -270,7 +315,7 @@ static void check_alone(checkkern *ck, const subject *s, problem *p, const resul
   }
   one.pages = cut;
   one.n_pages = n;
-  alone = run(s->fn, &one, p->front);
+  alone = run(s->fn, p->type, &one, p->front);
   checkkern_expect(ck, same_row(all, r, &alone, 0), s->variant->name,
                    "row %zu of %zu, D %zu: other bits with the list cut at its position", r, p->n_q,
                    p->head_dim);
@@ -288,7 +333,7 @@ static void poison_behind(problem *p, int64_t q_pos) {
 static void check_poisoned(checkkern *ck, const subject *s, problem *p, const result *all,
                            size_t r) {
   poison_behind(p, p->q_pos[r]);
-  result got = run(s->fn, &p->args, p->front);
+  result got = run(s->fn, p->type, &p->args, p->front);
   for (size_t i = 0; i < p->n_q; i++)
     if (p->q_pos[i] <= p->q_pos[r])
       checkkern_expect(ck, same_row(all, i, &got, i), s->variant->name,
@@ -309,13 +354,33 @@ static void check_lean_is_wide(checkkern *ck, const subject *s, problem *p) {
     views[1][i].lean = i % 3 != 1;
   }
   lean.pages = views[0];
-  result a = run(s->fn, &lean, p->front);
+  result a = run(s->fn, p->type, &lean, p->front);
   lean.pages = views[1];
-  result b = run(s->fn, &lean, p->front);
+  result b = run(s->fn, p->type, &lean, p->front);
   for (size_t r = 0; r < p->n_q; r++)
     checkkern_expect(ck, same_row(&a, r, &b, r), s->variant->name,
                      "row %zu of %zu, D %zu: lean with all channels differs from wide", r, p->n_q,
                      p->head_dim);
+  free_result(&a);
+  free_result(&b);
+}
+
+/* Without lean pages, q8 is bf16. */
+static void check_wide_is_bf16(checkkern *ck, const subject *s, const problem *p) {
+  const lk_attend_variant *bf16 = lk_attend_select(LEANK_KV_BF16, s->variant->level);
+  lk_page_view views[MAX_PAGES];
+  size_t n = 0;
+  for (size_t i = 0; i < p->n_pages; i++)
+    if (!p->pages[i].lean) views[n++] = p->pages[i];
+  lk_attend_args wide = p->args;
+  wide.pages = views;
+  wide.n_pages = n;
+  result a = run(s->fn, LEANK_KV_Q8, &wide, p->front);
+  result b = run(s->rows ? bf16->rows : bf16->decode, LEANK_KV_Q8, &wide, p->front);
+  for (size_t r = 0; r < p->n_q; r++)
+    checkkern_expect(ck, same_row(&a, r, &b, r), s->variant->name,
+                     "row %zu of %zu, D %zu: %zu wide pages differ from bf16", r, p->n_q,
+                     p->head_dim, n);
   free_result(&a);
   free_result(&b);
 }
@@ -331,7 +396,7 @@ static void check_merged(checkkern *ck, const subject *s, problem *p) {
     lk_attend_args part = p->args;
     part.pages += i;
     part.n_pages = 1;
-    result got = run(s->fn, &part, p->front);
+    result got = run(s->fn, p->type, &part, p->front);
     memcpy(m + i * n_q, got.m, n_q * sizeof *m);
     memcpy(l + i * n_q, got.l, n_q * sizeof *l);
     memcpy(o + i * n_q * d, got.o, n_q * d * sizeof *o);
@@ -339,7 +404,7 @@ static void check_merged(checkkern *ck, const subject *s, problem *p) {
   }
   for (size_t r = 0; r < n_q; r++) {
     attend_f64 want;
-    attend_f64_row(&p->args, p->type, rounds_to_bf16(s->variant), r, &want);
+    attend_f64_row(&p->args, p->type, rounding_of(s), r, &want);
     lk_attend_merge(n_parts, m + r, l + r, n_q, o + r * d, n_q * d, d, out);
     for (size_t c = 0; c < d; c++) {
       /* 16 u per part: its exponential, two products and two sums; 8 for the division */
@@ -364,7 +429,7 @@ static void check_merged(checkkern *ck, const subject *s, problem *p) {
 static void check_shape(checkkern *ck, const subject *s, const problem_shape *shape, lk_rng *rng) {
   problem p;
   make_problem(&p, shape, lk_rng_below(rng, 2), rng);
-  result all = run(s->fn, &p.args, p.front);
+  result all = run(s->fn, p.type, &p.args, p.front);
   for (size_t r = 0; r<p.n_q; r += p.n_q> 32 ? 1 + lk_rng_below(rng, 16) : 1)
     compare_row(ck, s, &p, &all, r);
   for (size_t i = 0; i < 4; i++) check_alone(ck, s, &p, &all, lk_rng_below(rng, p.n_q));
@@ -380,7 +445,10 @@ static void check_wide_shape(checkkern *ck, const subject *s, const problem_shap
   full.n_kept = full.head_dim;
   problem p;
   make_problem(&p, &full, lk_rng_below(rng, 2), rng);
-  check_lean_is_wide(ck, s, &p);
+  if (full.type == LEANK_KV_Q8)
+    check_wide_is_bf16(ck, s, &p);
+  else
+    check_lean_is_wide(ck, s, &p);
   free_problem(&p);
 }
 
@@ -420,13 +488,13 @@ static void check_key_counts(checkkern *ck, const subject *s) {
     problem p;
     make_problem(&p, &shape, n % 2, &rng);
     for (size_t key = 0; key < LK_PAGE_TOKENS; key++) {
-      float k[34], v[34];
+      float k[36] = {0}, v[34];
       for (size_t c = 0; c < 34; c++) k[c] = uniform(&rng, 1), v[c] = value(&rng, 3);
       fill_key(&p, p.pages, key, key < n ? k : NULL, key < n ? v : NULL);
     }
     p.pages->n_keys = n;
     for (size_t r = 0; r < p.n_q; r++) p.q_pos[r] = p.pages->pos + LK_PAGE_TOKENS;
-    result got = run(s->fn, &p.args, p.front);
+    result got = run(s->fn, p.type, &p.args, p.front);
     for (size_t r = 0; r < p.n_q; r++) compare_row(ck, s, &p, &got, r);
     free_result(&got);
     free_problem(&p);
@@ -444,11 +512,11 @@ static void check_exponential(checkkern *ck, const subject *s) {
                                .head_dim = 2,
                                .n_kept = 2,
                                .n_pages = 1,
-                               .order = ROWS_LAST};
+                               .order = ROWS_LAST,
+                               .wide = true};
   lk_rng rng = {ck->seed};
   problem p;
   make_problem(&p, &shape, false, &rng);
-  p.pages->lean = 0;
   p.pages->n_keys = 2;
   for (size_t key = 0; key < 2; key++) fill_key(&p, p.pages, key, k[key], v[key]);
   for (size_t call = 0; call < N_CALLS; call++) {
@@ -458,11 +526,11 @@ static void check_exponential(checkkern *ck, const subject *s) {
       p.q[2 * r] = call == 0 ? (float)r * 40 : lk_bf16_to_f32(lk_f32_to_bf16((float)t));
       p.q_pos[r] = INT64_MAX;
     }
-    result got = run(s->fn, &p.args, false);
+    result got = run(s->fn, p.type, &p.args, false);
     for (size_t r = 0; r < N_ROWS; r++) {
       const double want = exp(-(double)p.q[2 * r]), o = (double)got.o[2 * r];
       const double unit = fmax(ldexp(1, ilogb(want) - 23), 0x1p-149);
-      const double bound = rounds_to_bf16(s->variant) ? want * 0x1.1p-8 + 0x1p-126 : 4 * unit;
+      const double bound = rounding_of(s) != ROUNDS_FP32 ? want * 0x1.1p-8 + 0x1p-126 : 4 * unit;
       checkkern_expect(ck, fabs(o - want) <= bound && (want < 1 || o == 1), s->variant->name,
                        "exp(-%a) is %a, not %a", (double)p.q[2 * r], o, want);
     }
@@ -471,11 +539,46 @@ static void check_exponential(checkkern *ck, const subject *s) {
   free_problem(&p);
 }
 
+/* Magnitudes next to a power of two, on both sides, are where integers are largest: one key is
+ * seen, so that its probability is 1 and its share of V is its scale. */
+static void check_integer_edges(checkkern *ck, const subject *s) {
+  static const float edges[] = {1, 0x1.fffffep-1f, 0x1.fffffcp-1f, 0x1.000002p+0f, 0x1.fffep-1f};
+  const problem_shape shape = {.type = LEANK_KV_Q8,
+                               .n_q = 4,
+                               .head_dim = 34,
+                               .n_kept = 34,
+                               .n_pages = 1,
+                               .order = ROWS_LAST,
+                               .lean = true};
+  lk_rng rng = {ck->seed};
+  for (size_t i = 0; i < 25; i++) {
+    problem p;
+    make_problem(&p, &shape, i % 2, &rng);
+    p.pages->n_keys = 1;
+    for (size_t c = 0; c < 34; c++) {
+      scales(p.pages->k, p.n_lean)[c] = 1;
+      ((uint8_t *)p.pages->k)[lk_k_index(4, p.n_lean, 0, c)] = c % 2 ? 1 : 255;
+      ((int8_t *)p.pages->v)[lk_q8_v_index(34, 0, c)] = c % 2 ? -127 : 127;
+    }
+    scales(p.pages->v, 34)[0] = edges[i % 5];
+    for (size_t r = 0; r < p.n_q; r++) {
+      for (size_t c = 0; c < 34; c++)
+        p.q_lean[r * p.n_lean + c] = (c % 2 ? -edges[i / 5] : edges[i / 5]) / 64;
+      p.q_pos[r] = p.pages->pos;
+    }
+    result got = run(s->fn, LEANK_KV_Q8, &p.args, p.front);
+    for (size_t r = 0; r < p.n_q; r++) compare_row(ck, s, &p, &got, r);
+    free_result(&got);
+    free_problem(&p);
+  }
+}
+
 static void check_fn(checkkern *ck, const lk_attend_variant *v, lk_attend_fn fn, bool rows) {
   const subject s = {v, fn, rows};
   check_subject(ck, &s);
   check_key_counts(ck, &s);
   check_exponential(ck, &s);
+  if (v->type == LEANK_KV_Q8) check_integer_edges(ck, &s);
 }
 
 /* Tile instructions are there on few processors: their kernel is checked in software too. */
@@ -512,7 +615,7 @@ void check_attend(checkkern *ck) {
   check_merge_edges(ck);
   for (size_t l = 0; l < ck->n_levels; l++) {
     const leank_cpu_level level = ck->levels[l];
-    for (int type = 0; type < 2; type++) {
+    for (int type = 0; type <= LEANK_KV_Q8; type++) {
       const lk_attend_variant *v = lk_attend_select((leank_kv_type)type, level);
       checkkern_expect(ck, v && (int)v->type == type && (!level || v->level <= level),
                        "attend_select", "type %d at level %d", type, (int)level);

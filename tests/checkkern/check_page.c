@@ -1,5 +1,6 @@
 /* Op "page": every element has one right place and one right value, sums included (their order is
  * part of the contract), so everything is compared bit by bit. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -102,13 +103,17 @@ static size_t choose(size_t d, size_t n_kept, uint16_t *channels, lk_rng *rng) {
   return n;
 }
 
-static void check_pack(checkkern *ck, const lk_page_variant *v, size_t d, size_t n_kept,
-                       size_t n_padded, bool front, lk_rng *rng) {
+typedef void (*pack_fn)(const void *k_from, size_t n_from, const uint16_t *channels, size_t n_kept,
+                        size_t n_padded, void *k_lean);
+
+/* From a wide segment, or a lean one of d channels: the same where nothing is quantised. */
+static void check_pack(checkkern *ck, const lk_page_variant *v, pack_fn pack, size_t d,
+                       size_t n_kept, size_t n_padded, bool front, lk_rng *rng) {
   const size_t bytes = segment_bytes(v->type, d), lean_bytes = segment_bytes(v->type, n_padded);
   uint16_t *channels = checkkern_guarded(n_kept * sizeof *channels, front);
   choose(d, n_kept, channels, rng);
   void *wide = random_bytes(bytes, front, rng), *lean = random_bytes(lean_bytes, front, rng);
-  v->pack(wide, d, channels, n_kept, n_padded, lean);
+  pack(wide, d, channels, n_kept, n_padded, lean);
   size_t wrong = 0;
   for (size_t key = 0; key < LK_PAGE_TOKENS; key++)
     for (size_t i = 0; i < n_padded; i++) {
@@ -121,6 +126,179 @@ static void check_pack(checkkern *ck, const lk_page_variant *v, size_t d, size_t
   checkkern_guarded_free(channels, n_kept * sizeof *channels, front);
   checkkern_guarded_free(wide, bytes, front);
   checkkern_guarded_free(lean, lean_bytes, front);
+}
+
+static void check_pack_v(checkkern *ck, const lk_page_variant *v, size_t d, bool front,
+                         lk_rng *rng) {
+  const size_t bytes = segment_bytes(v->type, d);
+  void *wide = random_bytes(bytes, front, rng), *lean = random_bytes(bytes, front, rng);
+  v->pack_v(wide, d, lean);
+  checkkern_expect(ck, memcmp(wide, lean, bytes) == 0, v->name, "pack of V, D %zu", d);
+  checkkern_guarded_free(wide, bytes, front);
+  checkkern_guarded_free(lean, bytes, front);
+}
+
+static void check_lean(checkkern *ck, const lk_page_variant *v, size_t d, bool front, lk_rng *rng) {
+  check_pack_v(ck, v, d, front, rng);
+  for (size_t n = 0; n <= d; n += n < 8 || n + 8 > d ? 1 : 7) {
+    const size_t padded = (n + 1) / 2 * 2;
+    check_pack(ck, v, v->pack, d, n, padded, front, rng);
+    check_pack(ck, v, v->pack, d, n, padded + 2, front, rng);
+    check_pack(ck, v, v->repack, d, n, padded, front, rng);
+  }
+}
+
+/* ---- int8 ---- */
+
+/* Values of bf16 as K and V have them: of any exponent, zeros, all zero for one `set` of 8, not
+ * finite for one of 8; largest and half units of rounding come by themselves. */
+static float set_value(size_t set, float magnitude, lk_rng *rng) {
+  if (set % 8 == 3) return 0;
+  if (set % 8 == 6 && lk_rng_below(rng, 4) == 0) return lk_rng_below(rng, 2) ? NAN : -INFINITY;
+  if (lk_rng_below(rng, 16) == 0) return lk_rng_below(rng, 2) ? 0.0f : -0.0f;
+  const double whole = (double)lk_rng_below(rng, 512) - 256; /* many ties */
+  return magnitude * (float)(lk_rng_below(rng, 2) ? whole / 256 : lk_rng_double(rng) * 2 - 1);
+}
+
+static float random_magnitude(lk_rng *rng) {
+  static const int exponents[] = {0, 3, -7, -126, -133, 120, 0, 1};
+  return ldexpf(1 + (float)lk_rng_double(rng), exponents[lk_rng_below(rng, 8)]);
+}
+
+/* n values of one scale against what is stored: the right scale, the nearest integer (even where
+ * two are), and so an error of at most half the scale, but for the rounding of the quotient. */
+static size_t wrong_integers(const float *x, size_t n, float scale, const int *stored_integers) {
+  float top = 0;
+  bool finite = true;
+  size_t wrong = 0;
+  for (size_t i = 0; i < n; i++) {
+    finite = finite && isfinite(x[i]);
+    top = fmaxf(top, fabsf(x[i]));
+  }
+  if (!finite) return !isnan(scale);
+  if (scale != top / 127.0f) return n;
+  for (size_t i = 0; i < n; i++) {
+    const int k = stored_integers[i];
+    const double error = fabs((double)x[i] - (double)scale * k);
+    wrong += k != (scale > 0 ? (int)rintf(x[i] / scale) : 0);
+    wrong += k < -127 || k > 127;
+    wrong += !(error <= (double)scale * (0.5 + 127 * 0x1p-24));
+  }
+  return wrong;
+}
+
+/* The layout, spelled out: K is [4 blocks][n / 4][16 keys][4], then scales [n]. */
+static uint8_t k_byte(const uint8_t *lean, size_t n, size_t key, size_t c) {
+  return lean[(key / 16) * n * 16 + (c / 4) * 64 + (key % 16) * 4 + c % 4];
+}
+static float scale_at(const uint8_t *lean, size_t n, size_t i) {
+  float x;
+  memcpy(&x, lean + 64 * n + i * sizeof x, sizeof x);
+  return x;
+}
+static size_t lean_k_bytes(size_t n) { return 64 * n + (n * 4 + 63) / 64 * 64; }
+
+/* Padding channels are 0 of scale 0, and what fills up to 64 bytes is 0. */
+static size_t wrong_padding(const uint8_t *lean, size_t n_kept, size_t n_padded) {
+  size_t wrong = 0;
+  for (size_t i = n_kept; i < n_padded; i++) {
+    wrong += scale_at(lean, n_padded, i) != 0;
+    for (size_t key = 0; key < LK_PAGE_TOKENS; key++)
+      wrong += k_byte(lean, n_padded, key, i) != 128;
+  }
+  for (size_t i = 68 * n_padded; i < lean_k_bytes(n_padded); i++) wrong += lean[i] != 0;
+  return wrong;
+}
+
+static void check_pack_q8(checkkern *ck, const lk_page_variant *v, size_t d, size_t n_kept,
+                          size_t n_padded, bool front, lk_rng *rng) {
+  const size_t bytes = segment_bytes(LEANK_KV_BF16, d), lean_bytes = lean_k_bytes(n_padded);
+  uint16_t *channels = checkkern_guarded(n_kept * sizeof *channels, front);
+  uint16_t *wide = checkkern_guarded(bytes, front);
+  uint8_t *lean = random_bytes(lean_bytes, front, rng);
+  choose(d, n_kept, channels, rng);
+  for (size_t c = 0; c < d; c++) {
+    const float magnitude = random_magnitude(rng);
+    for (size_t key = 0; key < LK_PAGE_TOKENS; key++)
+      wide[k_place(LEANK_KV_BF16, d, key, c)] = lk_f32_to_bf16(set_value(c, magnitude, rng));
+  }
+  v->pack(wide, d, channels, n_kept, n_padded, lean);
+  size_t wrong = wrong_padding(lean, n_kept, n_padded);
+  for (size_t i = 0; i < n_kept; i++) {
+    float x[LK_PAGE_TOKENS];
+    int k[LK_PAGE_TOKENS];
+    for (size_t key = 0; key < LK_PAGE_TOKENS; key++) {
+      x[key] = lk_bf16_to_f32(wide[k_place(LEANK_KV_BF16, d, key, channels[i])]);
+      k[key] = (int)k_byte(lean, n_padded, key, i) - 128;
+    }
+    wrong += wrong_integers(x, LK_PAGE_TOKENS, scale_at(lean, n_padded, i), k);
+  }
+  checkkern_expect(ck, wrong == 0, v->name, "pack, %zu of %zu channels in %zu: %zu places wrong",
+                   n_kept, d, n_padded, wrong);
+  checkkern_guarded_free(channels, n_kept * sizeof *channels, front);
+  checkkern_guarded_free(wide, bytes, front);
+  checkkern_guarded_free(lean, lean_bytes, front);
+}
+
+/* Bytes and scales of the channels wanted, as they are. */
+static void check_repack_q8(checkkern *ck, const lk_page_variant *v, size_t n_from, size_t n_kept,
+                            size_t n_padded, bool front, lk_rng *rng) {
+  const size_t from_bytes = lean_k_bytes(n_from), lean_bytes = lean_k_bytes(n_padded);
+  uint16_t *channels = checkkern_guarded(n_kept * sizeof *channels, front);
+  uint8_t *from = random_bytes(from_bytes, front, rng);
+  uint8_t *lean = random_bytes(lean_bytes, front, rng);
+  choose(n_from, n_kept, channels, rng);
+  v->repack(from, n_from, channels, n_kept, n_padded, lean);
+  size_t wrong = wrong_padding(lean, n_kept, n_padded);
+  for (size_t i = 0; i < n_kept; i++) {
+    wrong += memcmp(lean + 64 * n_padded + 4 * i, from + 64 * n_from + 4 * channels[i], 4) != 0;
+    for (size_t key = 0; key < LK_PAGE_TOKENS; key++)
+      wrong += k_byte(lean, n_padded, key, i) != k_byte(from, n_from, key, channels[i]);
+  }
+  checkkern_expect(ck, wrong == 0, v->name, "repack, %zu of %zu channels in %zu: %zu places wrong",
+                   n_kept, n_from, n_padded, wrong);
+  checkkern_guarded_free(channels, n_kept * sizeof *channels, front);
+  checkkern_guarded_free(from, from_bytes, front);
+  checkkern_guarded_free(lean, lean_bytes, front);
+}
+
+/* V is [16 quads][D][4 keys], then scales [64]. */
+static void check_pack_v_q8(checkkern *ck, const lk_page_variant *v, size_t d, bool front,
+                            lk_rng *rng) {
+  const size_t bytes = segment_bytes(LEANK_KV_BF16, d), lean_bytes = 64 * d + 256;
+  uint16_t *wide = checkkern_guarded(bytes, front);
+  uint8_t *lean = random_bytes(lean_bytes, front, rng);
+  size_t wrong = 0;
+  for (size_t key = 0; key < LK_PAGE_TOKENS; key++) {
+    const float magnitude = random_magnitude(rng);
+    for (size_t c = 0; c < d; c++)
+      wide[key * d + c] = lk_f32_to_bf16(set_value(key, magnitude, rng));
+  }
+  v->pack_v(wide, d, lean);
+  for (size_t key = 0; key < LK_PAGE_TOKENS; key++) {
+    float x[MAX_DIM];
+    int k[MAX_DIM];
+    for (size_t c = 0; c < d; c++) {
+      x[c] = lk_bf16_to_f32(wide[key * d + c]);
+      k[c] = (int8_t)lean[(key / 4 * d + c) * 4 + key % 4];
+    }
+    wrong += wrong_integers(x, d, scale_at(lean, d, key), k);
+  }
+  checkkern_expect(ck, wrong == 0, v->name, "pack of V, D %zu: %zu places wrong", d, wrong);
+  checkkern_guarded_free(wide, bytes, front);
+  checkkern_guarded_free(lean, lean_bytes, front);
+}
+
+static void check_lean_q8(checkkern *ck, const lk_page_variant *v, size_t d, bool front,
+                          lk_rng *rng) {
+  check_pack_v_q8(ck, v, d, front, rng);
+  for (size_t n = 0; n <= d; n += n < 8 || n + 8 > d ? 1 : 7) {
+    const size_t padded = (n + 3) / 4 * 4, from = (d + 3) / 4 * 4;
+    check_pack_q8(ck, v, d, n, padded, front, rng);
+    check_pack_q8(ck, v, d, n, padded + 4, front, rng);
+    check_repack_q8(ck, v, from, n, padded, front, rng);
+    check_repack_q8(ck, v, from, n, padded + 4, front, rng);
+  }
 }
 
 /* ---- sum ---- */
@@ -176,6 +354,10 @@ static void bench_pack(void *ctx) {
   bench *b = ctx;
   b->v->pack(b->k, BENCH_DIM, b->channels, BENCH_DIM / 2, BENCH_DIM / 2, b->lean);
 }
+static void bench_pack_v(void *ctx) {
+  bench *b = ctx;
+  b->v->pack_v(b->values, BENCH_DIM, b->lean);
+}
 static void bench_sum(void *ctx) {
   bench *b = ctx;
   b->v->sum(b->k, b->values, BENCH_DIM, b->k_sum, b->v_sum);
@@ -187,9 +369,11 @@ static void bench_variant(const lk_page_variant *v) {
   b.v = v;
   choose(BENCH_DIM, BENCH_DIM / 2, b.channels, &rng);
   const double append = checkkern_time(bench_append, &b) / LK_PAGE_TOKENS;
-  const double pack = checkkern_time(bench_pack, &b), sum = checkkern_time(bench_sum, &b);
-  printf("%-24s D 128: append %.0f ns a token, pack to 64 channels %.2f us, sum %.2f us a page\n",
-         v->name, append * 1e9, pack * 1e6, sum * 1e6);
+  const double pack = checkkern_time(bench_pack, &b), pack_v = checkkern_time(bench_pack_v, &b);
+  const double sum = checkkern_time(bench_sum, &b);
+  printf("%-24s D 128: append %.0f ns a token, pack to 64 channels %.2f us, of V %.2f us, "
+         "sum %.2f us a page\n",
+         v->name, append * 1e9, pack * 1e6, pack_v * 1e6, sum * 1e6);
 }
 
 static void check_variant(checkkern *ck, const lk_page_variant *v) {
@@ -200,11 +384,10 @@ static void check_variant(checkkern *ck, const lk_page_variant *v) {
     for (int front = 0; front < 2; front++) {
       check_append(ck, v, d, front, &rng);
       check_sum(ck, v, d, front, &rng);
-      for (size_t n = 0; n <= d; n += n < 8 || n + 8 > d ? 1 : 7) {
-        const size_t padded = (n + 1) / 2 * 2;
-        check_pack(ck, v, d, n, padded, front, &rng);
-        check_pack(ck, v, d, n, padded + 2, front, &rng);
-      }
+      if (v->type == LEANK_KV_Q8)
+        check_lean_q8(ck, v, d, front, &rng);
+      else
+        check_lean(ck, v, d, front, &rng);
     }
   }
 }
@@ -217,7 +400,7 @@ void check_page(checkkern *ck) {
   }
   for (size_t l = 0; l < ck->n_levels; l++) {
     const leank_cpu_level level = ck->levels[l];
-    for (int type = 0; type < 2; type++) {
+    for (int type = 0; type <= LEANK_KV_Q8; type++) {
       const lk_page_variant *v = lk_page_select((leank_kv_type)type, level);
       checkkern_expect(ck, v && (int)v->type == type && (!level || v->level <= level),
                        "page_select", "type %d at level %d", type, (int)level);

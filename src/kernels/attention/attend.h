@@ -19,7 +19,8 @@ typedef struct lk_page_view {
 typedef struct lk_attend_args {
   size_t n_q;                /* M query rows, >= 1 */
   size_t head_dim;           /* D, even */
-  size_t n_lean;             /* channels of a lean view, padding included; even, 0 .. D */
+  size_t n_lean;             /* channels of a lean view, padding included; a multiple of the type's
+                                granule, 0 .. D rounded up to that */
   const float *q;            /* [M][D], scaled by 1/sqrt(D) */
   const float *q_lean;       /* [M][n_lean]: q gathered at the kept channels, zero padding */
   const float *lean_bias;    /* [M], added to the logits of lean views; NULL = 0 */
@@ -37,17 +38,21 @@ typedef struct lk_attend_args {
 
 typedef void (*lk_attend_fn)(const lk_attend_args *args);
 
-/* Bytes of scratch any variant needs for M rows of D channels. */
-size_t lk_attend_scratch_bytes(size_t n_q, size_t head_dim);
+/* Bytes of scratch any variant of the type needs for M rows of D channels. */
+size_t lk_attend_scratch_bytes(leank_kv_type type, size_t n_q, size_t head_dim);
 
 /* Two shapes of the same contract.
  * decode: few rows (the G query heads of one sequence; 1 .. 16), a few pages, bound by memory.
  * rows:   many rows (16 .. 256: positions times G), many pages, bound by arithmetic.
  * In both, the bits of a row depend on its own q, q_pos and on the pages up to q_pos only: not on
  * the other rows, nor on later pages in the list. A lean view with all D channels in order and no
- * bias gives the bits of the wide view. fp32 accumulation and exponentials in fp32 (error of exp
- * at most 4 units in the last place); variants may round q, K, V and the probabilities to bf16
- * where the kv type is bf16 (then named *_avx512bf16, *_amx or *_neonbf16). */
+ * bias gives the bits of the wide view, but for q8. fp32 accumulation and exponentials in fp32
+ * (error of exp at most 4 units in the last place); variants may round q, K, V and the
+ * probabilities to bf16 where the kv type is not f32 (then named *_avx512bf16, *_amx or *_neonbf16).
+ * q8: wide views are bf16, lean ones int8, in one call. A call without lean views gives the bits of
+ * the bf16 variant of the same level. In the lean views of decode, *_avx512bf16 rounds q and the
+ * probabilities, each times its scale, to integers of 16 bits: per row and page, multiples of the
+ * largest magnitude * 2^-15 or less. */
 typedef struct lk_attend_variant {
   const char *name; /* e.g. "attend_bf16_avx512" */
   leank_kv_type type;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/dtype.h"
+#include "kernels/attention/attend_q8_unpack.h"
 #include "kernels/attention/attend_kernels.h"
 #include "kernels/page/page.h"
 
@@ -47,14 +48,32 @@ static inline size_t n_visible(const lk_page_view *page, int64_t q_pos) {
   return behind < (int64_t)page->n_keys ? (size_t)behind + 1 : page->n_keys;
 }
 
-static inline void attend_row(leank_kv_type type, const lk_attend_args *a, size_t r) {
+/* A lean page of q8 as one of fp32 in `scratch`. */
+static inline lk_page_view unpacked(const lk_attend_args *a, const lk_page_view *page) {
+  lk_page_view view = *page;
+  float *k = a->scratch, *v = k + LK_PAGE_TOKENS * a->n_lean;
+  q8_unpack_k_f32(page->k, a->n_lean, k);
+  q8_unpack_v_f32(page->v, a->head_dim, v);
+  view.k = k;
+  view.v = v;
+  return view;
+}
+
+static inline void attend_row(leank_kv_type kv_type, const lk_attend_args *a, size_t r) {
   const size_t head_dim = a->head_dim;
   float x[LK_PAGE_TOKENS], m = -INFINITY, l = 0, *o = a->o + r * head_dim;
   memset(o, 0, head_dim * sizeof *o);
   for (size_t i = 0; i < a->n_pages; i++) {
     const lk_page_view *page = a->pages + i;
     const size_t n_keys = n_visible(page, a->q_pos[r]);
+    const bool is_int8 = kv_type == LEANK_KV_Q8 && page->lean;
+    const leank_kv_type type = is_int8 ? LEANK_KV_F32 : lk_kv_wide(kv_type);
+    lk_page_view copy;
     if (n_keys == 0) continue;
+    if (is_int8) {
+      copy = unpacked(a, page);
+      page = &copy;
+    }
     if (page->lean)
       logits(type, page->k, a->n_lean, n_keys, a->q_lean + r * a->n_lean, x);
     else
@@ -69,6 +88,10 @@ static inline void attend_row(leank_kv_type type, const lk_attend_args *a, size_
 
 void lk_attend_bf16_c(const lk_attend_args *args) {
   for (size_t r = 0; r < args->n_q; r++) attend_row(LEANK_KV_BF16, args, r);
+}
+
+void lk_attend_q8_c(const lk_attend_args *args) {
+  for (size_t r = 0; r < args->n_q; r++) attend_row(LEANK_KV_Q8, args, r);
 }
 
 void lk_attend_f32_c(const lk_attend_args *args) {

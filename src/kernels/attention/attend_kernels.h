@@ -18,5 +18,10 @@ void lk_attend_bf16_neon(const lk_attend_args *args);
 void lk_attend_f32_neon(const lk_attend_args *args);
 void lk_attend_decode_bf16_neonbf16(const lk_attend_args *args);
 void lk_attend_rows_bf16_neonbf16(const lk_attend_args *args);
+void lk_attend_q8_c(const lk_attend_args *args);
+void lk_attend_q8_avx2(const lk_attend_args *args);
+void lk_attend_q8_avx512(const lk_attend_args *args);
+void lk_attend_decode_q8_avx512bf16(const lk_attend_args *args);
+void lk_attend_rows_q8_avx512bf16(const lk_attend_args *args);
 
 #endif

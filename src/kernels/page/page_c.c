@@ -44,6 +44,14 @@ void lk_page_pack_f32_c(const void *k_wide, size_t head_dim, const uint16_t *cha
   }
 }
 
+void lk_page_pack_v_bf16_c(const void *v_wide, size_t head_dim, void *v_lean) {
+  memcpy(v_lean, v_wide, lk_page_v_bytes(LEANK_KV_BF16, true, head_dim));
+}
+
+void lk_page_pack_v_f32_c(const void *v_wide, size_t head_dim, void *v_lean) {
+  memcpy(v_lean, v_wide, lk_page_v_bytes(LEANK_KV_F32, true, head_dim));
+}
+
 void lk_page_sum_bf16_c(const void *k_wide, const void *v_wide, size_t head_dim, float *k_sum,
                         float *v_sum) {
   const uint16_t *k = k_wide, *v = v_wide;
