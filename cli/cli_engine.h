@@ -30,7 +30,10 @@ void cli_engine_options_default(cli_engine_options *options);
     0, "n-recent", CLI_SIZE, &(e).n_recent, "N", "last tokens kept in full"                        \
   }
 #define CLI_KV_TYPE_ROW(e)                                                                         \
-  { 0, "kv-type", CLI_CHOICE, &(e).kv_type, "bf16|f32", "type of the cache (bf16)" }
+  {                                                                                                \
+    0, "kv-type", CLI_CHOICE, &(e).kv_type, "bf16|f32|q8",                                         \
+        "type of the cache (bf16); q8: the pruned middle in int8"                                  \
+  }
 #define CLI_THREADS_ROWS(e)                                                                        \
   {0, "threads", CLI_SIZE, &(e).n_threads, "N", "threads (all processors)"}, {                     \
     0, "cpu", CLI_CHOICE, &(e).cpu, CLI_CPU_LEVELS, "cap on the instruction set"                   \

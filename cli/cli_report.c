@@ -43,7 +43,9 @@ const char *cli_policy_name(leank_policy policy) {
   return policy == LEANK_POLICY_MEAN ? "mean" : "drop";
 }
 
-const char *cli_kv_type_name(int kv_type) { return kv_type == LEANK_KV_F32 ? "f32" : "bf16"; }
+const char *cli_kv_type_name(int kv_type) {
+  return kv_type == LEANK_KV_F32 ? "f32" : kv_type == LEANK_KV_Q8 ? "q8" : "bf16";
+}
 
 /* ---- JSON ---- */
 

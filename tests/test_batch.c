@@ -131,9 +131,10 @@ static float *in_batches(const fixture *f, const lk_setup *setup, uint64_t seed)
 
 static void test_batches_change_no_bit(void **state) {
   fixture *f = *state;
-  static const leank_kv_type types[] = {LEANK_KV_F32, LEANK_KV_BF16};
+  static const leank_kv_type types[] = {LEANK_KV_F32, LEANK_KV_BF16, LEANK_KV_Q8};
+  static const char *const names[] = {"f32", "bf16", "q8"};
   static const size_t threads[] = {1, 2, 3, 5};
-  for (size_t t = 0; t < 2; t++) {
+  for (size_t t = 0; t < 3; t++) {
     lk_setup setup = f->setup;
     setup.kv_type = types[t];
     float *want = each_alone(f, &setup);
@@ -141,8 +142,8 @@ static void test_batches_change_no_bit(void **state) {
       setup.n_threads = threads[i];
       float *got = in_batches(f, &setup, 1000 + i);
       char what[64];
-      snprintf(what, sizeof what, "%s, %zu threads (row = sequence * %d + step)",
-               t ? "bf16" : "f32", threads[i], N_STEPS);
+      snprintf(what, sizeof what, "%s, %zu threads (row = sequence * %d + step)", names[t],
+               threads[i], N_STEPS);
       lk_assert_same(got, want, (size_t)N_SEQS * N_STEPS, V, what);
       free(got);
     }
@@ -163,14 +164,13 @@ static void test_threads_are_as_asked(void **state) {
 }
 
 /* Turns and scores of neighbours between decode steps, and thread counts in prefill. */
-static void test_neighbours_change_no_bit_of_a_feed(void **state) {
-  fixture *f = *state;
+static void check_neighbours(const fixture *f, leank_kv_type kv_type) {
   const lk_call calls[] = {{LK_TURN, 210}, {LK_SCORE, 70}, {LK_TURN, 60}, {LK_DECODE, 4}};
   float *want = NULL;
   for (size_t threads = 1; threads <= 4; threads++) {
     lk_setup setup = f->setup;
     setup.n_threads = threads;
-    setup.kv_type = LEANK_KV_BF16;
+    setup.kv_type = kv_type;
     lk_subject s;
     lk_subject_open(&s, &f->c, &setup);
     float *got = calloc((size_t)344 * V, sizeof *got);
@@ -192,6 +192,12 @@ static void test_neighbours_change_no_bit_of_a_feed(void **state) {
     lk_subject_close(&s);
   }
   free(want);
+}
+
+static void test_neighbours_change_no_bit_of_a_feed(void **state) {
+  fixture *f = *state;
+  check_neighbours(f, LEANK_KV_BF16);
+  check_neighbours(f, LEANK_KV_Q8);
 }
 
 static void test_batched_sequences_match_the_oracle(void **state) {
@@ -239,11 +245,13 @@ static void check_level(const fixture *f, leank_cpu_level level, leank_kv_type k
   assert_non_null(kernels);
   if (names_another_level(kernels, level))
     fail_msg("level %s uses\n%s", lk_cpu_level_name(level), kernels);
-  /* Only bf16 has kernels of the highest levels; no op has any of neondot. */
-  const bool bf16_only =
-      level == LEANK_CPU_AVX512BF16 || level == LEANK_CPU_AMX || level == LEANK_CPU_NEONBF16;
+  /* Only bf16, and q8 on x86-64, have kernels of the highest levels; no op has any of neondot. */
+  const bool bf16_only = level == LEANK_CPU_AMX || level == LEANK_CPU_NEONBF16;
+  const bool not_f32 = bf16_only || level == LEANK_CPU_AVX512BF16;
+  const bool expected =
+      kv_type == LEANK_KV_BF16 || (kv_type == LEANK_KV_F32 ? !not_f32 : !bf16_only);
   const leank_cpu_level named = level == LEANK_CPU_NEONDOT ? LEANK_CPU_NEON : level;
-  if ((!bf16_only || kv_type == LEANK_KV_BF16) && !names_the_level(kernels, named))
+  if (expected && !names_the_level(kernels, named))
     fail_msg("level %s falls back to\n%s", lk_cpu_level_name(level), kernels);
   const lk_call calls[] = {{LK_TURN, 230}, {LK_DECODE, 60}, {LK_SCORE, 50}, {LK_TURN, 30}};
   float *got = lk_subject_run(&s, 3, f->tokens[0], calls, 4);
@@ -265,6 +273,7 @@ static void test_every_cpu_level_matches_the_oracle(void **state) {
   for (size_t i = 0; i < n; i++) {
     check_level(f, levels[i], LEANK_KV_F32);
     check_level(f, levels[i], LEANK_KV_BF16);
+    check_level(f, levels[i], LEANK_KV_Q8);
   }
 }
 
@@ -272,14 +281,14 @@ static void test_every_cpu_level_batches_without_a_trace(void **state) {
   fixture *f = *state;
   leank_cpu_level levels[LK_N_CPU_LEVELS];
   const size_t n = lk_cpu_levels(levels);
-  for (size_t i = 0; i < n; i++) {
+  for (size_t i = 0; i < 2 * n; i++) {
     lk_setup setup = f->setup;
-    setup.cpu = levels[i];
-    setup.kv_type = LEANK_KV_BF16;
+    setup.cpu = levels[i / 2];
+    setup.kv_type = i % 2 ? LEANK_KV_Q8 : LEANK_KV_BF16;
     float *want = each_alone(f, &setup);
     setup.n_threads = 3;
     float *got = in_batches(f, &setup, 77 + i);
-    lk_assert_same(got, want, (size_t)N_SEQS * N_STEPS, V, lk_cpu_level_name(levels[i]));
+    lk_assert_same(got, want, (size_t)N_SEQS * N_STEPS, V, lk_cpu_level_name(setup.cpu));
     free(want);
     free(got);
   }

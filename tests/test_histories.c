@@ -36,6 +36,10 @@ static size_t random_length(history *h, size_t most) {
   return n < most ? n : most;
 }
 
+static double tolerance(const history *h) {
+  return h->s.setup.kv_type == LEANK_KV_Q8 ? LK_TOLERANCE_INT8_CACHE : LK_TOLERANCE_F32;
+}
+
 static void feed(history *h, size_t seq) {
   const size_t room = N_CTX - lk_oracle_length(h->oracles[seq]);
   if (room == 0) return;
@@ -47,7 +51,7 @@ static void feed(history *h, size_t seq) {
            n, lk_oracle_length(h->oracles[seq]));
   float *got = lk_subject_run(&h->s, seq, tokens, &call, 1);
   double *want = lk_oracle_run(h->oracles[seq], V, tokens, &call, 1);
-  lk_assert_close(got, want, n, V, LK_TOLERANCE_F32, h->what);
+  lk_assert_close(got, want, n, V, tolerance(h), h->what);
   free(got);
   free(want);
 }
@@ -67,7 +71,7 @@ static void steps(history *h, size_t n_steps) {
       double want[V];
       snprintf(h->what, sizeof h->what, "step at %zu", lk_oracle_length(h->oracles[seqs[j]]));
       lk_oracle_feed(h->oracles[seqs[j]], LEANK_FEED_SCORE, tokens + j, 1, want, NULL);
-      lk_assert_close(logits + j * V, want, 1, V, LK_TOLERANCE_F32, h->what);
+      lk_assert_close(logits + j * V, want, 1, V, tolerance(h), h->what);
     }
   }
 }
@@ -139,20 +143,22 @@ static void test_random_histories(void **state) {
   const char *seed_text = getenv("LEANK_TEST_SEED");
   const uint64_t base = seed_text ? strtoull(seed_text, NULL, 10) : 1;
   print_message("seed %llu (LEANK_TEST_SEED)\n", (unsigned long long)base);
-  for (size_t i = 0; i < 7; i++) {
+  for (size_t i = 0; i < 11; i++) { /* the last four in int8 */
     const lk_tiny_spec spec = lk_shape(i % LK_N_SHAPES);
     lk_case c;
     lk_case_open(&c, &spec);
     uint8_t *kept = lk_random_kept(&spec, base + i);
-    const lk_setup setup = {.kept = i == 6 ? NULL : kept, /* the last one is dense */
+    const lk_setup setup = {.kept = i == 6 ? NULL : kept, /* one is dense */
                             .n_sink = windows[i % 6][0],
                             .n_recent = windows[i % 6][1],
                             .policy = i % 2 ? LEANK_POLICY_DROP : LEANK_POLICY_MEAN,
                             .mean_compensation = i % 3 == 0,
-                            .kv_type = LEANK_KV_F32,
+                            .kv_type = i < 7 ? LEANK_KV_F32 : LEANK_KV_Q8,
                             .n_ctx = N_CTX,
                             .n_seqs = N_SEQS,
-                            .prefill_chunk = i % 2 ? 64 : 0};
+                            .prefill_chunk = i % 2 ? 64 : 0,
+                            .cpu =
+                                i < 7 ? LEANK_CPU_BEST : LEANK_CPU_AVX512}; /* no bf16 products */
     run_history(&c, &setup, base * 1000 + i);
     free(kept);
     lk_case_close(&c);

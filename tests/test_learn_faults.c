@@ -96,7 +96,8 @@ static void test_numbers_out_of_range(void **state) {
   ARGUMENT(align = 65537, "multiples of");
   ARGUMENT(budget = (leank_budget)2, "budget");
   ARGUMENT(policy = (leank_policy)2, "policy");
-  ARGUMENT(kv_type = (leank_kv_type)2, "type of K and V");
+  ARGUMENT(kv_type = (leank_kv_type)3, "type of K and V");
+  ARGUMENT(kv_type = LEANK_KV_Q8, "not in int8");
   ARGUMENT(n_sink = 100, "multiple of 64");
   ARGUMENT(n_sink = (size_t)1 << 40, "sink");
   ARGUMENT(n_recent = SIZE_MAX, "recent");

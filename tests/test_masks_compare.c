@@ -213,6 +213,8 @@ static void test_bad_calls_are_refused(void **state) {
   o = f.options;
   o.kv_type = (leank_kv_type)7;
   refused(f.model, f.data, masks, 1, &o, LEANK_E_ARGUMENT, "type of K and V");
+  o.kv_type = LEANK_KV_Q8;
+  refused(f.model, f.data, masks, 1, &o, LEANK_E_ARGUMENT, "not in int8");
   o = f.options;
   o.cache_folder = FOLDER "/no/such";
   refused(f.model, f.data, masks, 1, &o, LEANK_E_IO, "no/such");

@@ -178,6 +178,13 @@ static void test_plans_scale_with_sequences_and_type(void **state) {
   assert_int_equal(many.dense_stored, 6 * one.dense_stored);
   assert_int_equal(f32.bytes_per_lean_token, 2 * one.bytes_per_lean_token);
   assert_int_equal(f32.bytes_per_wide_token, 2 * one.bytes_per_wide_token);
+  /* int8: half, and scales of 4 bytes: a channel's for 64 tokens, a token's for 128 channels */
+  const leank_plan q8 = plan_of(&qwen, false, 5000, 1, LEANK_KV_Q8);
+  const size_t n_heads = qwen.n_layers * qwen.n_kv_heads;
+  const size_t v_scales = (size_t)lround(one.v_kept * (double)n_heads) * 4;
+  const size_t k_scales = (size_t)lround(one.k_kept * (double)n_heads * 128) / 16;
+  assert_int_equal(q8.bytes_per_lean_token, one.bytes_per_lean_token / 2 + v_scales + k_scales);
+  assert_int_equal(q8.bytes_per_wide_token, one.bytes_per_wide_token);
 }
 
 static void test_plans_of_dense_and_short_sequences(void **state) {
@@ -260,16 +267,22 @@ static int tear_down(void **state) {
   return 0;
 }
 
-/* Bytes of a lean token by counting: kept channels, in twos, and V where there are any. */
-static size_t lean_bytes(const fixture *f, size_t element) {
+/* Bytes of a lean token by counting: kept channels, in twos, and V where there are any. Of int8:
+ * channels in fours; a page of 64 tokens has 4 bytes for each channel, filled up to 64, and for
+ * each token. */
+static size_t lean_bytes(const fixture *f, leank_kv_type type) {
   const size_t d = f->c.spec.head_dim;
   size_t n = 0;
   for (size_t h = 0; h < f->c.spec.n_layers * f->c.spec.n_kv_heads; h++) {
     size_t n_kept = 0;
     for (size_t c = 0; c < d; c++) n_kept += f->kept[h * d + c];
-    if (n_kept) n += (n_kept + 1) / 2 * 2 + d;
+    const size_t in_fours = (n_kept + 3) / 4 * 4;
+    if (n_kept && type == LEANK_KV_Q8)
+      n += in_fours + (in_fours + 15) / 16 + d + 4;
+    else if (n_kept)
+      n += (n_kept + 1) / 2 * 2 + d;
   }
-  return n * element;
+  return n * (type == LEANK_KV_F32 ? 4 : type == LEANK_KV_BF16 ? 2 : 1);
 }
 
 /* Bytes of pages and scratch in use in the whole process. */
@@ -311,7 +324,7 @@ static void check_against_plan(const fixture *f, const lk_setup *setup) {
   const lk_tiny_spec *spec = &f->c.spec;
   assert_int_equal(plan->bytes_per_wide_token,
                    2 * spec->n_layers * spec->n_kv_heads * spec->head_dim * element);
-  if (setup->kept) assert_int_equal(plan->bytes_per_lean_token, lean_bytes(f, element));
+  if (setup->kept) assert_int_equal(plan->bytes_per_lean_token, lean_bytes(f, setup->kv_type));
   leank_memory empty, full;
   leank_session_get_memory(s.session, &empty);
   assert_int_equal(empty.wide_stored + empty.lean_stored, 0);
@@ -349,6 +362,8 @@ static void test_sessions_hold_what_was_planned(void **state) {
       check_against_plan(f, &setup);
       setup.kv_type = LEANK_KV_BF16;
       setup.n_recent = 100;
+      check_against_plan(f, &setup);
+      setup.kv_type = LEANK_KV_Q8;
       check_against_plan(f, &setup);
       setup.kept = NULL;
       check_against_plan(f, &setup);
@@ -411,8 +426,8 @@ static void test_pages_come_back(void **state) {
 static void test_decode_steps_allocate_nothing(void **state) {
   fixture *f = *state;
   enum { N_SEQS = 3 };
-  static const leank_kv_type types[] = {LEANK_KV_F32, LEANK_KV_BF16};
-  for (size_t t = 0; t < 2; t++) {
+  static const leank_kv_type types[] = {LEANK_KV_F32, LEANK_KV_BF16, LEANK_KV_Q8};
+  for (size_t t = 0; t < 3; t++) {
     lk_setup setup = f->setup;
     setup.kv_type = types[t];
     setup.n_seqs = N_SEQS;

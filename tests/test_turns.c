@@ -147,13 +147,15 @@ static void check_rewind(const fixture *f, const lk_setup *setup, lk_call furthe
 
 static void test_rewind_leaves_no_trace(void **state) {
   fixture *f = *state;
-  lk_setup bf16 = f->setup;
+  lk_setup bf16 = f->setup, q8 = f->setup;
   bf16.kv_type = LEANK_KV_BF16;
+  q8.kv_type = LEANK_KV_Q8;
   /* The middle is [64, 128) from 192 to 255 tokens. */
   const lk_call further[] = {{LK_DECODE, 1}, {LK_DECODE, 55}, {LK_TURN, 55}, {LK_SCORE, 30}};
   for (size_t i = 0; i < 4; i++) {
     check_rewind(f, &f->setup, further[i]);
     check_rewind(f, &bf16, further[i]);
+    check_rewind(f, &q8, further[i]);
   }
 }
 
@@ -281,12 +283,14 @@ static void check_fork(const fixture *f, const lk_setup *base, size_t n) {
 static void test_forks_go_on_independently(void **state) {
   fixture *f = *state;
   static const size_t lengths[] = {1, 64, 100, 191, 192, 230, 256, 300};
-  lk_setup bf16 = f->setup, dense = f->setup;
+  lk_setup bf16 = f->setup, dense = f->setup, q8 = f->setup;
   bf16.kv_type = LEANK_KV_BF16;
+  q8.kv_type = LEANK_KV_Q8;
   dense.kept = NULL;
   for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
     check_fork(f, &f->setup, lengths[i]);
     check_fork(f, i % 2 ? &bf16 : &dense, lengths[i]);
+    check_fork(f, &q8, lengths[i]);
   }
 }
 
@@ -394,10 +398,11 @@ static void test_one_dense_prefill_serves_many_masks(void **state) {
   static const size_t lengths[] = {1, 64, 191, 192, 300};
   const lk_call on[] = {{LK_DECODE, 20}, {LK_TURN, 70}, {LK_SCORE, 40}, {LK_DECODE, 5}};
   for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
-    for (size_t t = 0; t < 2; t++) {
+    for (size_t t = 0; t < 3; t++) {
+      static const leank_kv_type types[] = {LEANK_KV_F32, LEANK_KV_BF16, LEANK_KV_Q8};
       lk_setup dense = f->setup;
       dense.kept = NULL;
-      dense.kv_type = t ? LEANK_KV_BF16 : LEANK_KV_F32;
+      dense.kv_type = types[t];
       lk_subject source;
       lk_subject_open(&source, &f->c, &dense);
       free(lk_subject_run(&source, 0, f->tokens, LK_CALLS({LK_TURN, lengths[i]})));

@@ -48,9 +48,12 @@ leank_status lk_session_resolve(const leank_model_info *info, const leank_sessio
              info->n_layers, info->n_heads, info->n_kv_heads, info->head_dim);
   LK_FAIL_IF(o.n_seqs == 0 || o.n_seqs > MAX_SEQS, err, LEANK_E_ARGUMENT, -1,
              "%zu sequences: 1 to %d are possible", o.n_seqs, MAX_SEQS);
-  LK_FAIL_IF(o.kv_type != LEANK_KV_BF16 && o.kv_type != LEANK_KV_F32, err, LEANK_E_ARGUMENT, -1,
+  LK_FAIL_IF(o.kv_type < LEANK_KV_BF16 || o.kv_type > LEANK_KV_Q8, err, LEANK_E_ARGUMENT, -1,
              "unknown cache type %d", (int)o.kv_type);
   LK_TRY(lk_backend_cpu_check(o.cpu, err));
+  LK_FAIL_IF(o.kv_type == LEANK_KV_Q8 && info->head_dim > LK_Q8_MAX_HEAD_DIM, err, LEANK_E_ARGUMENT,
+             -1, "a cache of int8 for heads of %zu channels: at most %d are possible",
+             info->head_dim, LK_Q8_MAX_HEAD_DIM);
   LK_FAIL_IF(o.policy < -1 || o.policy > LEANK_POLICY_MEAN, err, LEANK_E_ARGUMENT, -1,
              "unknown policy %d", o.policy);
   LK_FAIL_IF(o.mean_compensation < -1 || o.mean_compensation > 1, err, LEANK_E_ARGUMENT, -1,

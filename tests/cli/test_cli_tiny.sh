@@ -192,6 +192,18 @@ json_tokens <"$work/out" >"$work/one"
 leank run "$model" -f "$prompt" -n 20 -m "$work/energy" --ignore-end --json --threads 3 "$cpu"
 json_tokens <"$work/out" >"$work/more"
 expect_same "$work/one" "$work/more"
+# int8, every channel: 4 heads of 32 bytes each for K and V; scales of 4 bytes, K's 32 for 64 tokens.
+leank info "$model" --ctx 2k --kv-type q8 --json
+expect_json
+[ "$(json_number bytes_per_lean_token <"$work/out")" -eq $((4 * (32 + 2 + 32 + 4))) ]
+check $? "bytes of a middle token of int8"
+leank run "$model" -f "$prompt" -n 20 -m "$work/energy" --ignore-end --json --kv-type q8 "$cpu"
+expect_code 0
+for field in wide_stored lean_stored; do
+  tr -d ' \n' <"$work/out" | grep -Eo "\"$field\":[0-9]+" | sort -u >"$work/values"
+  [ "$(wc -l <"$work/values")" -eq 1 ]
+  check $? "$field of int8: what is counted is what was planned"
+done
 leank run "$model" -f "$prompt" -n 20 -m "$work/energy" --compare --ignore-end "$cpu"
 expect_code 0
 expect_out '^--- dense ---$'

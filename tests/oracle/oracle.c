@@ -12,6 +12,7 @@ struct lk_oracle {
   lk_oracle_options options;
   size_t n_ctx, n_tokens;
   double *k, *v;            /* [L][n_ctx][Hk][D], post-RoPE */
+  double *k8, *v8;          /* the same as int8 holds it, for whole groups of 64 tokens */
   double *q;                /* [Hq][D] of the row at work */
   double *attended;         /* [Hq][D] */
   double *x, *normed, *mid; /* [hidden], [hidden], [2][ffn] */
@@ -91,6 +92,8 @@ lk_oracle *lk_oracle_open(const lk_oracle_weights *w, const lk_oracle_options *o
   o->n_ctx = n_ctx;
   o->k = doubles(n_cache);
   o->v = doubles(n_cache);
+  o->k8 = doubles(options->int8_middle ? n_cache : 0);
+  o->v8 = doubles(options->int8_middle ? n_cache : 0);
   o->q = doubles(w->n_heads * w->head_dim);
   o->attended = doubles(w->n_heads * w->head_dim);
   o->x = doubles(w->hidden);
@@ -106,8 +109,8 @@ lk_oracle *lk_oracle_open(const lk_oracle_weights *w, const lk_oracle_options *o
 void lk_oracle_close(lk_oracle **oracle) {
   lk_oracle *o = *oracle;
   if (!o) return;
-  double *all[] = {o->k,      o->v,   o->q,     o->attended, o->x,
-                   o->normed, o->mid, o->logit, o->weight,   o->mean_value};
+  double *all[] = {o->k, o->v,      o->k8,  o->v8,    o->q,      o->attended,
+                   o->x, o->normed, o->mid, o->logit, o->weight, o->mean_value};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
   free(o->value);
   free(o);
@@ -126,6 +129,26 @@ static size_t at(const lk_oracle *o, size_t layer, size_t token, size_t kv_head)
   return ((layer * o->n_ctx + token) * o->w->n_kv_heads + kv_head) * o->w->head_dim;
 }
 
+/* n values, `stride` apart, as the integers nearest to them in units of their largest / 127; in
+ * fp32, as what is stored is defined. */
+static void quantise(const double *x, size_t n, size_t stride, double *out) {
+  double largest = 0;
+  for (size_t i = 0; i < n; i++) largest = fmax(largest, fabs(x[i * stride]));
+  const float scale = (float)largest / 127.0f;
+  for (size_t i = 0; i < n; i++)
+    out[i * stride] = scale > 0 ? (double)scale * (double)rintf((float)x[i * stride] / scale) : 0;
+}
+
+/* The 64 tokens before `end`. */
+static void quantise_group(lk_oracle *o, size_t layer, size_t end) {
+  const size_t d = o->w->head_dim, row = o->w->n_kv_heads * d;
+  const size_t first = at(o, layer, end - LEANK_PAGE_TOKENS, 0);
+  for (size_t c = 0; c < row; c++)
+    quantise(o->k + first + c, LEANK_PAGE_TOKENS, row, o->k8 + first + c);
+  for (size_t i = 0; i < LEANK_PAGE_TOKENS * o->w->n_kv_heads; i++)
+    quantise(o->v + first + i * d, d, 1, o->v8 + first + i * d);
+}
+
 void lk_oracle_copy(lk_oracle *to, const lk_oracle *from) {
   require(to->w == from->w && from->n_tokens <= to->n_ctx, "copy between unlike oracles");
   const size_t row = from->w->n_kv_heads * from->w->head_dim;
@@ -136,6 +159,9 @@ void lk_oracle_copy(lk_oracle *to, const lk_oracle *from) {
            from->n_tokens * row * sizeof(double));
   }
   to->n_tokens = from->n_tokens;
+  for (size_t l = 0; l < to->w->n_layers && to->options.int8_middle; l++)
+    for (size_t end = LEANK_PAGE_TOKENS; end <= to->n_tokens; end += LEANK_PAGE_TOKENS)
+      quantise_group(to, l, end);
 }
 
 size_t lk_oracle_middle_end(const lk_oracle *o, size_t n_tokens) {
@@ -263,6 +289,10 @@ static void collect(lk_oracle *o, view *s, const double *q) {
   for (size_t j = 0; j <= s->row; j++) {
     const double *k = o->k + at(o, s->layer, j, s->kv_head);
     const double *v = o->v + at(o, s->layer, j, s->kv_head);
+    if (o->options.int8_middle && in_middle(s, j)) {
+      k = o->k8 + at(o, s->layer, j, s->kv_head);
+      v = o->v8 + at(o, s->layer, j, s->kv_head);
+    }
     if (hidden_by_fault(o, j, s->row)) continue;
     if (!in_middle(s, j))
       add_entry(o, s, scale * dot(q, k, o->w->head_dim), 1, v);
@@ -375,6 +405,8 @@ static void project_qkv(lk_oracle *o, size_t layer, size_t pos) {
     k[i] = to_bf16(k[i]);
     v[i] = to_bf16(v[i]);
   }
+  if (o->options.int8_middle && (pos + 1) % LEANK_PAGE_TOKENS == 0)
+    quantise_group(o, layer, pos + 1);
 }
 
 static void feed_forward(lk_oracle *o, const lk_oracle_layer *l) {

@@ -61,7 +61,9 @@ typedef struct lk_oracle_options {
   size_t n_sink, n_recent;
   leank_policy policy;
   bool mean_compensation;
-  bool bf16_cache; /* K and V are rounded to bf16 as they are stored */
+  bool bf16_cache;  /* K and V are rounded to bf16 as they are stored */
+  bool int8_middle; /* with kept: the middle's K and V are then int8, K with a scale per channel and
+                       64 tokens, V with one per token: largest magnitude / 127 */
   lk_oracle_fault fault;
   size_t hide_begin, hide_end;
 } lk_oracle_options;

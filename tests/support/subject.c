@@ -123,7 +123,8 @@ lk_oracle *lk_setup_faulty(const lk_case *c, const lk_setup *setup, lk_oracle_fa
                                      .n_recent = setup->n_recent,
                                      .policy = setup->policy,
                                      .mean_compensation = setup->mean_compensation,
-                                     .bf16_cache = setup->kv_type == LEANK_KV_BF16,
+                                     .bf16_cache = setup->kv_type != LEANK_KV_F32,
+                                     .int8_middle = setup->kv_type == LEANK_KV_Q8,
                                      .fault = fault,
                                      .hide_begin = hide_begin,
                                      .hide_end = hide_end};
