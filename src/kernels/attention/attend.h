@@ -18,7 +18,7 @@ typedef struct lk_page_view {
 
 typedef struct lk_attend_args {
   size_t n_q;                /* M query rows, >= 1 */
-  size_t head_dim;           /* D, even */
+  size_t head_dim;           /* D, even; of q8 at most LK_Q8_MAX_DIM */
   size_t n_lean;             /* channels of a lean view, padding included; a multiple of the type's
                                 granule, 0 .. D rounded up to that */
   const float *q;            /* [M][D], scaled by 1/sqrt(D) */

@@ -18,7 +18,8 @@ enum {
   Q8_VECS = 4,
   PARTS = 2, /* high, low */
   PAGE_VECS = LK_PAGE_TOKENS / VW,
-  N_QUADS = LK_PAGE_TOKENS / LK_Q8_QUAD
+  N_QUADS = LK_PAGE_TOKENS / LK_Q8_QUAD,
+  SOFTMAX_FETCHES = 4 /* steps of products that a row's softmax is worth */
 };
 
 /* A tile of rows meets a page. */
@@ -236,11 +237,13 @@ static size_t visible(const lk_page_view *page, int64_t q_pos) {
 }
 
 /* Rows that see nothing of the page get integers of 0 and the factor 1: their sums stay. */
-static void tile_softmax(const lk_attend_args *args, const lk_page_view *page, q8_tile *tile) {
+static void tile_softmax(const lk_attend_args *args, const lk_page_view *page, q8_tile *tile,
+                         ahead *next) {
   const float *v_scales =
       (const float *)(const void *)((const char *)page->v + lk_q8_bytes(args->head_dim));
   for (size_t r = 0; r < tile->n_rows; r++) {
     const size_t row = tile->row + r;
+    for (int i = 0; i < SOFTMAX_FETCHES; i++) fetch(next);
     if (tile->n_keys[r]) {
       const float *bias = args->lean_bias ? args->lean_bias + row : NULL;
       q8_softmax(bias, v_scales, tile, r, args->m + row, args->l + row);
@@ -255,7 +258,7 @@ LK_INLINE void tile_meets_page(int n_rows, const lk_attend_args *args, const lk_
                                q8_tile *tile, ahead *next) {
   float *o = args->o + tile->row * args->head_dim;
   q8_logits(n_rows, page->k, args->n_lean, tile, next);
-  tile_softmax(args, page, tile);
+  tile_softmax(args, page, tile, next);
   q8_values(n_rows, page->v, args->head_dim, tile, o, next);
 }
 
@@ -281,7 +284,8 @@ static ahead plan_fetches(const lk_attend_args *args, size_t page_index, size_t 
   }
   const size_t vecs = (args->head_dim + VW - 1) / VW;
   const size_t strips = vecs / Q8_VECS + vecs % Q8_VECS;
-  const size_t steps = (args->n_lean / LK_Q8_QUAD + strips * N_QUADS) * n_tiles + 1;
+  const size_t steps =
+      (args->n_lean / LK_Q8_QUAD + strips * N_QUADS) * n_tiles + SOFTMAX_FETCHES * args->n_q + 1;
   next.n_lines = (next.n_lines + steps - 1) / steps;
   fetch_next_range(&next);
   return next;

@@ -8,11 +8,22 @@
 #include "base/dtype.h"
 #include "kernels/page/page.h"
 
+/* Four integers as the lowest to the highest byte (little-endian): what compilers turn into whole
+ * vectors. */
+static inline uint32_t q8_quad(const void *quads, size_t i) {
+  uint32_t quad;
+  memcpy(&quad, (const char *)quads + i * LK_Q8_QUAD, sizeof quad);
+  return quad;
+}
+static inline int q8_signed_byte(uint32_t quad, size_t place) {
+  return (int32_t)(quad << (24 - 8 * place)) >> 24;
+}
+
 /* One channel of a block of keys: byte `place` of each quad, less what it is off by. */
-static inline void q8_keys(const uint8_t *block, size_t place, float scale,
-                           float out[LK_KEY_BLOCK]) {
+static inline void q8_keys(const uint8_t *restrict block, size_t place, float scale,
+                           float *restrict out) {
   for (size_t key = 0; key < LK_KEY_BLOCK; key++)
-    out[key] = (float)((int)block[key * LK_Q8_QUAD + place] - LK_Q8_K_ZERO) * scale;
+    out[key] = (float)((int)(q8_quad(block, key) >> 8 * place & 0xff) - LK_Q8_K_ZERO) * scale;
 }
 
 /* K of n channels (a multiple of 4) in the order of fp32. */
@@ -29,8 +40,9 @@ static inline void q8_unpack_v_f32(const void *v, size_t head_dim, float *out) {
   const int8_t *from = v;
   const float *scales = (const float *)(const void *)(from + lk_q8_bytes(head_dim));
   for (size_t key = 0; key < LK_PAGE_TOKENS; key++, out += head_dim) {
-    const int8_t *quads = from + lk_q8_v_index(head_dim, key, 0);
-    for (size_t c = 0; c < head_dim; c++) out[c] = (float)quads[c * LK_Q8_QUAD] * scales[key];
+    const int8_t *quads = from + lk_q8_v_index(head_dim, key - key % LK_Q8_QUAD, 0);
+    for (size_t c = 0; c < head_dim; c++)
+      out[c] = (float)q8_signed_byte(q8_quad(quads, c), key % LK_Q8_QUAD) * scales[key];
   }
 }
 
@@ -55,9 +67,10 @@ static inline void q8_unpack_v_bf16(const void *v, size_t head_dim, uint16_t *ou
   const int8_t *from = v;
   const float *scales = (const float *)(const void *)(from + lk_q8_bytes(head_dim));
   for (size_t key = 0; key < LK_PAGE_TOKENS; key++, out += head_dim) {
-    const int8_t *quads = from + lk_q8_v_index(head_dim, key, 0);
+    const int8_t *quads = from + lk_q8_v_index(head_dim, key - key % LK_Q8_QUAD, 0);
     for (size_t c = 0; c < head_dim; c++)
-      out[c] = lk_f32_to_bf16((float)quads[c * LK_Q8_QUAD] * scales[key]);
+      out[c] =
+          lk_f32_to_bf16((float)q8_signed_byte(q8_quad(quads, c), key % LK_Q8_QUAD) * scales[key]);
   }
 }
 
