@@ -89,9 +89,14 @@ static leank_model_info model_info(void) {
 static size_t layer_bytes(leank_kv_type type, size_t layer, size_t n_lean, size_t n_wide_tokens) {
   size_t n = 0;
   for (size_t h = 0; h < HK; h++) {
-    const size_t kept = kept_of(layer, h), padded = (kept + 1) / 2 * 2;
-    n += n_wide_tokens * (lk_segment_k_bytes(type, D) + lk_segment_v_bytes(type, D)) / P;
-    if (kept > 0) n += n_lean * (lk_segment_k_bytes(type, padded) + lk_segment_v_bytes(type, D));
+    const size_t kept = kept_of(layer, h), granule = type == LEANK_KV_Q8 ? 4 : 2,
+                 padded = (kept + granule - 1) / granule * granule;
+    n += n_wide_tokens *
+         (lk_segment_k_bytes(type, LK_PAGE_WIDE, D) + lk_segment_v_bytes(type, LK_PAGE_WIDE, D)) /
+         P;
+    if (kept > 0)
+      n += n_lean * (lk_segment_k_bytes(type, LK_PAGE_LEAN, padded) +
+                     lk_segment_v_bytes(type, LK_PAGE_LEAN, D));
   }
   return n;
 }
@@ -133,6 +138,7 @@ static void test_bytes_are_those_of_plan_and_segments(void **state) {
   for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
     check_bytes(mask, LEANK_KV_BF16, lengths[i], 1);
     check_bytes(mask, LEANK_KV_F32, lengths[i], 3);
+    check_bytes(mask, LEANK_KV_Q8, lengths[i], 2);
   }
   leank_mask_close(&mask);
 }
@@ -528,7 +534,7 @@ static void test_the_machine_is_described(void **state) {
     assert_int_equal(cpu.detected, lk_cpu_detect());
     assert_true(cpu.n_processors >= 1 && cpu.n_features <= LEANK_CPU_MAX_FEATURES);
     assert_non_null(strstr(cpu.kernels, "attend: attend_bf16_"));
-    assert_non_null(strstr(cpu.kernels, "matvec Q4_K: matvec_q4_k_"));
+    assert_non_null(strstr(cpu.kernels, "matvec Q4_K: matvec_"));
   }
 #if defined(__x86_64__)
   /* The level follows from the extensions. */

@@ -44,7 +44,7 @@ static double effect_of_rounding(const lk_case *c, const lk_setup *setup, const 
 static void test_int8_cache_filled_by_decoding(void **state) {
   (void)state;
   static const leank_cpu_level exact[] = {LEANK_CPU_C, LEANK_CPU_AVX2, LEANK_CPU_AVX512};
-  leank_cpu_level levels[4];
+  leank_cpu_level levels[LK_N_CPU_LEVELS];
   const size_t n_levels = lk_cpu_levels(levels);
   const lk_call calls[] = {{LK_DECODE, 420}};
   for (size_t shape = 0; shape < LK_N_SHAPES; shape++) {
@@ -78,7 +78,7 @@ static void test_int8_cache_filled_by_decoding(void **state) {
 /* Turns, scores and steps in bf16 arithmetic, at every level. */
 static void test_int8_prefill_and_decoding(void **state) {
   (void)state;
-  leank_cpu_level levels[4];
+  leank_cpu_level levels[LK_N_CPU_LEVELS];
   const size_t n_levels = lk_cpu_levels(levels);
   const lk_call calls[] = {{LK_TURN, 250}, {LK_DECODE, 70}, {LK_SCORE, 60}, {LK_TURN, 140}};
   for (size_t shape = 0; shape < LK_N_SHAPES; shape++) {

@@ -21,7 +21,7 @@ static leank_status name_kernels(leank_cpu_level cap, leank_kv_type kv_type, cha
       .cpu = cap,
       .max_few_rows = 1,
       .max_pages = 1,
-      .shape = {.n_heads = 1, .n_kv_heads = 1, .head_dim = LK_CHANNEL_GRANULE}};
+      .shape = {.n_heads = 1, .n_kv_heads = 1, .head_dim = lk_backend_cpu_granule(kv_type)}};
   LK_TRY(lk_backend_open_cpu(&options, &be, err));
   snprintf(out, size, "%s", be->ops->kernels(be));
   be->ops->close(be);

@@ -65,7 +65,7 @@ static leank_status make_geometry(const leank_bench_shape *s, const leank_mask *
       .n_ctx = s->n_tokens,
       .n_sink = m && s->n_sink == SIZE_MAX ? m->n_sink : s->n_sink,
       .n_recent = m && s->n_recent == SIZE_MAX ? m->n_recent : s->n_recent,
-      .granule = lk_backend_cpu_granule()};
+      .granule = lk_backend_cpu_granule(s->kv_type)};
   return lk_geometry_make(&options, &side->geometry, err);
 }
 

@@ -121,8 +121,9 @@ static leank_status open_backend(matvec_bench *b, leank_error *err) {
       .n_threads = b->run.options.n_threads,
       .cpu = b->run.options.cpu,
       .max_few_rows = LEANK_BENCH_MAX_ROWS,
+      .max_cols = b->matrix.n_cols,
       .max_pages = 1,
-      .shape = {.n_heads = 1, .n_kv_heads = 1, .head_dim = lk_backend_cpu_granule()}};
+      .shape = {.n_heads = 1, .n_kv_heads = 1, .head_dim = lk_backend_cpu_granule(LEANK_KV_BF16)}};
   return lk_backend_open_cpu(&options, &b->backend, err);
 }
 

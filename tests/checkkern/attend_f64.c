@@ -99,8 +99,7 @@ static logit logit_f64(const lk_attend_args *a, leank_kv_type type, attend_round
     const double product = (double)q[c] * factor;
     sum += product;
     magnitude += fabs(product);
-    if (rounding != ROUNDS_FP32)
-      flushed += 0x1p-126 * (fabs((double)q[c]) + fabs(factor) + 2);
+    if (rounding != ROUNDS_FP32) flushed += 0x1p-126 * (fabs((double)q[c]) + fabs(factor) + 2);
   }
   double bound = U * fabs(sum + bias) * 2 + flushed + TINY;
   if (rounding == ROUNDS_INT && is_int8(type, page))
