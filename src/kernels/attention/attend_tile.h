@@ -147,7 +147,7 @@ static __attribute__((noinline)) void fetch_next_range(ahead *next) {
 
 LK_INLINE void fetch(ahead *next) {
   for (size_t i = 0; i < next->n_lines; i++, next->next += LINE_BYTES)
-    __builtin_prefetch(next->next);
+    __builtin_prefetch(next->next, 0, 2);
   if (next->next >= next->end && next->n_lines) fetch_next_range(next);
 }
 
