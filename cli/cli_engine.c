@@ -33,11 +33,12 @@ int cli_check_mask(const leank_mask *mask, const char *path, const leank_model_i
   return CLI_GO;
 }
 
-int cli_open_model(const char *path, bool quiet, leank_model **out) {
+int cli_open_model(const char *path, int weights, bool quiet, leank_model **out) {
   leank_model_options options;
   leank_error err;
   cli_progress progress = {0};
   leank_model_options_default(&options);
+  options.weights = (leank_weights_place)weights;
   if (!quiet) {
     cli_progress_begin(&progress, "loading");
     options.on_progress = cli_progress_update;
@@ -55,7 +56,7 @@ int cli_engine_open(const char *model_path, const cli_engine_options *options, c
   if (options->mask && leank_mask_open(options->mask, &out->mask, &err) != LEANK_OK) {
     return cli_fail(&err);
   }
-  int code = cli_open_model(model_path, false, &out->model);
+  int code = cli_open_model(model_path, options->weights, false, &out->model);
   if (code != CLI_GO) return code;
   out->info = leank_model_get_info(out->model);
   out->tokenizer = leank_model_get_tokenizer(out->model);

@@ -12,6 +12,7 @@ typedef struct cli_engine_options {
   size_t prefill_chunk, n_sink, n_recent;
   int cpu;                /* of CLI_CPU_LEVELS */
   int kv_type, policy;    /* policy -1 = the mask's */
+  int weights;            /* leank_weights_place */
   bool mean_compensation; /* false = the mask's */
 } cli_engine_options;
 
@@ -45,6 +46,12 @@ void cli_engine_options_default(cli_engine_options *options);
        CLI_FLAG, &(e).mean_compensation,                                                           \
        NULL,     "the mean stands in for pruned channels"},                                        \
       {0, "prefill-chunk", CLI_SIZE, &(e).prefill_chunk, "N", "rows computed together"},           \
+      {0,                                                                                          \
+       "weights",                                                                                  \
+       CLI_CHOICE,                                                                                 \
+       &(e).weights,                                                                               \
+       "auto|mapped|memory",                                                                       \
+       "read through the file, or from a copy in huge pages (auto)"},                              \
       CLI_THREADS_ROWS(e)
 
 typedef struct cli_engine {
@@ -57,7 +64,7 @@ typedef struct cli_engine {
 
 /* Opens a model, with a progress bar unless quiet. Complains and returns CLI_FAILURE, else CLI_GO.
  */
-int cli_open_model(const char *path, bool quiet, leank_model **out);
+int cli_open_model(const char *path, int weights, bool quiet, leank_model **out);
 /* Opens both and checks that they fit; warns where the mask was made for other weights. Complains
  * and returns CLI_FAILURE, else CLI_GO. cli_engine_close is due in either case. */
 int cli_engine_open(const char *model_path, const cli_engine_options *options, cli_engine *out);

@@ -278,13 +278,12 @@ static void test_flops_of_products(void **state) {
   lk_rng rng = {5};
   float *w = random_floats(N * N, &rng), *x = random_floats(3 * N, &rng), y[3 * N];
   const lk_tensor weights = {w, LK_F32, N, N};
+  const lk_linear_part part = {&weights, NULL, y, false};
   lk_backend *be = open_backend(1);
   assert_true(be->ops->flops(be) == 0);
-  assert_int_equal(be->ops->linear(be, LK_LINEAR_MANY, &weights, NULL, x, 3, false, y, NULL),
-                   LEANK_OK);
+  assert_int_equal(be->ops->linear(be, LK_LINEAR_MANY, &part, 1, x, 3, NULL), LEANK_OK);
   assert_true(be->ops->flops(be) == 2 * 3 * N * N);
-  assert_int_equal(be->ops->linear(be, LK_LINEAR_FEW, &weights, NULL, x, 1, false, y, NULL),
-                   LEANK_OK);
+  assert_int_equal(be->ops->linear(be, LK_LINEAR_FEW, &part, 1, x, 1, NULL), LEANK_OK);
   assert_true(be->ops->flops(be) == 2 * 4 * N * N);
   assert_int_equal(be->ops->linear_backward(be, &weights, x, 3, false, y, NULL), LEANK_OK);
   assert_true(be->ops->flops(be) == 2 * 7 * N * N);

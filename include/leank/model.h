@@ -60,16 +60,25 @@ typedef struct leank_model_info {
 /* Called while a model loads or a prompt is read: `done` of `total` units. May be NULL. */
 typedef void (*leank_progress_fn)(void *user, uint64_t done, uint64_t total);
 
+/* Where the weights that every decode step reads are while a model is open. */
+typedef enum leank_weights_place {
+  LEANK_WEIGHTS_AUTO = 0,   /* in memory where half of what is free holds them, else mapped */
+  LEANK_WEIGHTS_MAPPED = 1, /* read through the mapped file: shared with other processes */
+  LEANK_WEIGHTS_MEMORY = 2  /* copied into huge pages: as much memory as they have bytes, half a
+                               second a gigabyte once, and decoding is some 15 % faster */
+} leank_weights_place;
+
 typedef struct leank_model_options {
-  size_t struct_size;            /* set by leank_model_options_default */
+  size_t struct_size; /* set by leank_model_options_default */
+  leank_weights_place weights;
   leank_progress_fn on_progress; /* bytes checked while loading */
   void *user;
 } leank_model_options;
 
 LEANK_API void leank_model_options_default(leank_model_options *options);
 
-/* Opens a .gguf file, or a folder with config.json, *.safetensors and tokenizer.json. Weights are
- * memory-mapped: the files must not change while the model is open. `options` may be NULL.
+/* Opens a .gguf file, or a folder with config.json, *.safetensors and tokenizer.json. Files are
+ * memory-mapped: they must not change while the model is open. `options` may be NULL.
  * LEANK_E_IO, _FORMAT, _UNSUPPORTED (the message names what), _MEMORY. The caller closes *out. */
 LEANK_API leank_status leank_model_open(const char *path, const leank_model_options *options,
                                         leank_model **out, leank_error *err);

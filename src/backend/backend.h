@@ -101,6 +101,14 @@ typedef enum lk_linear_kind {
                        that differ by little */
 } lk_linear_kind;
 
+/* One of several products with the same rows. */
+typedef struct lk_linear_part {
+  const lk_tensor *w;
+  const lk_tensor *bias; /* [w.n_rows], F32; NULL or data NULL: none */
+  float *y;              /* [N][w.n_rows] */
+  bool add;
+} lk_linear_part;
+
 typedef struct lk_backend lk_backend;
 
 typedef struct lk_backend_ops {
@@ -126,11 +134,10 @@ typedef struct lk_backend_ops {
   /* y[N][n] = RMSNorm of the rows of x[N][n]. */
   void (*rms_norm)(lk_backend *be, const float *x, size_t n_rows, size_t n, const lk_tensor *w,
                    float eps, float *y);
-  /* y[N][w.n_rows] = x[N][w.n_cols] w^T (+ bias), or y += that where add. bias: [w.n_rows] or data
-   * NULL. */
-  leank_status (*linear)(lk_backend *be, lk_linear_kind kind, const lk_tensor *w,
-                         const lk_tensor *bias, const float *x, size_t n_rows, bool add, float *y,
-                         leank_error *err);
+  /* Of each part: y[N][w.n_rows] = x[N][w.n_cols] w^T (+ bias), or y += that where add. All have as
+   * many columns; that they are known together saves work, the numbers are those of one alone. */
+  leank_status (*linear)(lk_backend *be, lk_linear_kind kind, const lk_linear_part *parts,
+                         size_t n_parts, const float *x, size_t n_rows, leank_error *err);
   /* cos_sin[N][2][D/2] of positions pos[N]. */
   void (*rope_table)(lk_backend *be, const double *inv_freq, float mscale, size_t head_dim,
                      const int64_t *pos, size_t n_rows, float *cos_sin);

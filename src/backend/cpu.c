@@ -220,43 +220,52 @@ enum { MATVEC_LEAST_OUTPUTS = 16, MATVEC_MOST_OUTPUTS = 256, MATVEC_ITEMS_PER_TH
 
 typedef struct matvec_job {
   const lk_matvec_variant *variant;
-  const lk_tensor *w;
-  const float *bias;
+  const lk_linear_part *parts; /* [n_parts], of the variant's type */
+  size_t n_parts, n_cols, first_row;
   const unsigned char *x; /* prepared */
   size_t x_bytes;         /* of a row */
-  float *y;
   size_t n_rows, item_outputs;
-  bool add;
 } matvec_job;
 
-static void matvec_block(const matvec_job *job, size_t o, size_t n_out, size_t r, size_t n_rows) {
-  const lk_tensor *w = job->w;
+static void matvec_block(const matvec_job *job, const lk_linear_part *part, size_t o, size_t n_out,
+                         size_t r, size_t n_rows) {
+  const lk_tensor *w = part->w;
+  const float *bias = part->bias ? part->bias->data : NULL;
   float sum[LK_MATVEC_MAX_ROWS * MATVEC_MOST_OUTPUTS];
   job->variant->fn(lk_tensor_row(w, o), n_out, w->n_cols, job->x + r * job->x_bytes, job->x_bytes,
                    n_rows, sum, MATVEC_MOST_OUTPUTS);
   for (size_t i = 0; i < n_rows; i++) {
-    float *y = job->y + (r + i) * w->n_rows + o;
+    float *y = part->y + (job->first_row + r + i) * w->n_rows + o;
     const float *s = sum + i * MATVEC_MOST_OUTPUTS;
     for (size_t c = 0; c < n_out; c++) {
-      const float value = job->bias ? s[c] + job->bias[o + c] : s[c];
-      y[c] = job->add ? y[c] + value : value;
+      const float value = bias ? s[c] + bias[o + c] : s[c];
+      y[c] = part->add ? y[c] + value : value;
     }
   }
+}
+
+static size_t part_items(const matvec_job *job, size_t part) {
+  return (job->parts[part].w->n_rows + job->item_outputs - 1) / job->item_outputs;
 }
 
 static void matvec_item(void *ctx, size_t item, size_t thread) {
   (void)thread;
   const matvec_job *job = ctx;
-  const size_t o = item * job->item_outputs, left = job->w->n_rows - o;
+  size_t p = 0;
+  for (; item >= part_items(job, p); p++) item -= part_items(job, p);
+  const lk_linear_part *part = &job->parts[p];
+  const size_t o = item * job->item_outputs, left = part->w->n_rows - o;
   const size_t n_out = left < job->item_outputs ? left : job->item_outputs;
   for (size_t r = 0; r < job->n_rows; r += LK_MATVEC_MAX_ROWS) {
     size_t n = job->n_rows - r < LK_MATVEC_MAX_ROWS ? job->n_rows - r : LK_MATVEC_MAX_ROWS;
-    matvec_block(job, o, n_out, r, n);
+    matvec_block(job, part, o, n_out, r, n);
   }
 }
 
-static size_t item_outputs(const lk_cpu_backend *cpu, size_t n_out) {
+static size_t item_outputs(const lk_cpu_backend *cpu, const lk_linear_part *parts, size_t n_parts) {
   const size_t n_items = MATVEC_ITEMS_PER_THREAD * lk_team_size(cpu->team);
+  size_t n_out = 0;
+  for (size_t i = 0; i < n_parts; i++) n_out += parts[i].w->n_rows;
   const size_t n = (n_out + n_items - 1) / n_items;
   return n < MATVEC_LEAST_OUTPUTS  ? MATVEC_LEAST_OUTPUTS
          : n > MATVEC_MOST_OUTPUTS ? MATVEC_MOST_OUTPUTS
@@ -268,49 +277,63 @@ static const unsigned char *prepare_rows(lk_cpu_backend *cpu, const matvec_job *
                                          const float *x) {
   if (!job->variant->prepare) return (const unsigned char *)x;
   for (size_t r = 0; r < job->n_rows; r++)
-    job->variant->prepare(x + r * job->w->n_cols, job->w->n_cols, cpu->few_rows + r * job->x_bytes);
+    job->variant->prepare(x + r * job->n_cols, job->n_cols, cpu->few_rows + r * job->x_bytes);
   return cpu->few_rows;
 }
 
-/* As many rows at a time as there is room for: with as many rows and columns as the backend was
- * opened for, all. */
-static leank_status few_linear(lk_cpu_backend *cpu, const lk_tensor *w, const float *bias,
-                               const float *x, size_t n_rows, bool add, float *y,
-                               leank_error *err) {
+/* Parts of one type. As many rows at a time as there is room for: with as many rows and columns as
+ * the backend was opened for, all. */
+static leank_status few_parts(lk_cpu_backend *cpu, const lk_linear_part *parts, size_t n_parts,
+                              const float *x, size_t n_rows, leank_error *err) {
+  const lk_tensor *w = parts->w;
   matvec_job job = {.variant = cpu->matvec[w->type],
-                    .w = w,
-                    .bias = bias,
-                    .item_outputs = item_outputs(cpu, w->n_rows),
-                    .add = add};
+                    .parts = parts,
+                    .n_parts = n_parts,
+                    .n_cols = w->n_cols,
+                    .item_outputs = item_outputs(cpu, parts, n_parts)};
+  size_t n_items = 0;
+  for (size_t i = 0; i < n_parts; i++) n_items += part_items(&job, i);
   job.x_bytes = lk_matvec_row_bytes(job.variant, w->n_cols);
   const size_t most = job.variant->prepare ? cpu->few_rows_bytes / job.x_bytes : n_rows;
   if (most == 0)
     return lk_fail(err, LEANK_E_STATE, -1, "a row of %zu columns, more than the %zu planned for",
                    w->n_cols, cpu->options.max_cols);
-  for (size_t r = 0; r < n_rows; r += job.n_rows) {
-    job.n_rows = n_rows - r < most ? n_rows - r : most;
-    job.x = prepare_rows(cpu, &job, x + r * w->n_cols);
-    job.y = y + r * w->n_rows;
-    lk_parallel_for(cpu->team, (w->n_rows + job.item_outputs - 1) / job.item_outputs, matvec_item,
-                    &job);
+  for (; job.first_row < n_rows; job.first_row += job.n_rows) {
+    job.n_rows = n_rows - job.first_row < most ? n_rows - job.first_row : most;
+    job.x = prepare_rows(cpu, &job, x + job.first_row * w->n_cols);
+    lk_parallel_for(cpu->team, n_items, matvec_item, &job);
   }
   return LEANK_OK;
+}
+
+/* Neighbours of one type are dealt to the threads as one. */
+static leank_status few_linear(lk_cpu_backend *cpu, const lk_linear_part *parts, size_t n_parts,
+                               const float *x, size_t n_rows, leank_error *err) {
+  leank_status status = LEANK_OK;
+  for (size_t i = 0, n; status == LEANK_OK && i < n_parts; i += n) {
+    for (n = 1; i + n < n_parts && parts[i + n].w->type == parts[i].w->type;) n++;
+    status = few_parts(cpu, parts + i, n, x, n_rows, err);
+  }
+  return status;
 }
 
 static double product_flops(const lk_tensor *w, size_t n_rows) {
   return 2 * (double)n_rows * (double)w->n_rows * (double)w->n_cols;
 }
 
-static leank_status cpu_linear(lk_backend *be, lk_linear_kind kind, const lk_tensor *w,
-                               const lk_tensor *bias, const float *x, size_t n_rows, bool add,
-                               float *y, leank_error *err) {
+static leank_status cpu_linear(lk_backend *be, lk_linear_kind kind, const lk_linear_part *parts,
+                               size_t n_parts, const float *x, size_t n_rows, leank_error *err) {
+  leank_status status = LEANK_OK;
   lk_cpu_backend *cpu = lk_cpu(be);
-  const float *b = bias ? bias->data : NULL;
-  cpu->n_flops += product_flops(w, n_rows);
-  if (kind == LK_LINEAR_MANY) return lk_gemm_run(cpu->gemm, w, b, x, n_rows, add, y, err);
-  if (kind == LK_LINEAR_PRECISE)
-    return lk_gemm_run_precise(cpu->gemm, w, b, x, n_rows, add, y, err);
-  return few_linear(cpu, w, b, x, n_rows, add, y, err);
+  for (size_t i = 0; i < n_parts; i++) cpu->n_flops += product_flops(parts[i].w, n_rows);
+  if (kind == LK_LINEAR_FEW) return few_linear(cpu, parts, n_parts, x, n_rows, err);
+  for (size_t i = 0; status == LEANK_OK && i < n_parts; i++) {
+    const lk_linear_part *p = &parts[i];
+    const float *bias = p->bias ? p->bias->data : NULL;
+    status = (kind == LK_LINEAR_MANY ? lk_gemm_run : lk_gemm_run_precise)(
+        cpu->gemm, p->w, bias, x, n_rows, p->add, p->y, err);
+  }
+  return status;
 }
 
 static leank_status cpu_linear_backward(lk_backend *be, const lk_tensor *w, const float *dy,

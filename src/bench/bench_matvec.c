@@ -133,9 +133,10 @@ static leank_status pass(matvec_bench *b, size_t which, bool timed, leank_error 
   leank_status status = LEANK_OK;
   for (size_t i = 0; i < b->n_copies; i++) {
     const lk_tensor w = copy_of(b, i);
+    const lk_linear_part part = {&w, NULL, b->y, false};
     const double start = lk_bench_seconds();
-    LK_TRY(b->backend->ops->linear(b->backend, LK_LINEAR_FEW, &w, NULL, b->x, b->n_rows[which],
-                                   false, b->y, err));
+    LK_TRY(
+        b->backend->ops->linear(b->backend, LK_LINEAR_FEW, &part, 1, b->x, b->n_rows[which], err));
     const double seconds = lk_bench_seconds() - start;
     if (timed) lk_bench_samples_add(&b->samples[which], seconds);
     LK_TRY(lk_bench_tick(&b->run, err));

@@ -203,8 +203,8 @@ static void add_row(const rows_job *job, size_t r, row_place place, lk_score *sc
 static leank_status logits_of(lk_evaluator *e, const float *hidden, size_t n, float *logits,
                               leank_error *err) {
   lk_backend *be = e->prefill->backend;
-  return be->ops->linear(be, LK_LINEAR_PRECISE, &e->prefill->model->weights.output, NULL, hidden, n,
-                         false, logits, err);
+  const lk_linear_part part = {&e->prefill->model->weights.output, NULL, logits, false};
+  return be->ops->linear(be, LK_LINEAR_PRECISE, &part, 1, hidden, n, err);
 }
 
 static bool are_finite(const double *x, size_t n) {

@@ -64,9 +64,10 @@ leank_status lk_forward_project(lk_forward *fw, lk_linear_kind kind, size_t laye
   lk_backend *be = fw->backend;
   const lk_backend_ops *ops = be->ops;
   ops->rms_norm(be, x, n_rows, m->hidden, &w->attn_norm, (float)m->norm_eps, fw->norm);
-  LK_TRY(ops->linear(be, kind, &w->q, &w->q_bias, fw->norm, n_rows, false, fw->q, err));
-  LK_TRY(ops->linear(be, kind, &w->k, &w->k_bias, fw->norm, n_rows, false, fw->k, err));
-  LK_TRY(ops->linear(be, kind, &w->v, &w->v_bias, fw->norm, n_rows, false, fw->v, err));
+  const lk_linear_part parts[] = {{&w->q, &w->q_bias, fw->q, false},
+                                  {&w->k, &w->k_bias, fw->k, false},
+                                  {&w->v, &w->v_bias, fw->v, false}};
+  LK_TRY(ops->linear(be, kind, parts, 3, fw->norm, n_rows, err));
   ops->rope(be, fw->q, n_rows, m->n_heads, m->head_dim, m->order, fw->cos_sin);
   ops->rope(be, fw->k, n_rows, m->n_kv_heads, m->head_dim, m->order, fw->cos_sin);
 cleanup:
@@ -75,8 +76,8 @@ cleanup:
 
 leank_status lk_forward_attn_output(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
                                     size_t n_rows, leank_error *err) {
-  const lk_tensor *o = &fw->model->weights.layers[layer].o;
-  return fw->backend->ops->linear(fw->backend, kind, o, NULL, fw->attn, n_rows, true, x, err);
+  const lk_linear_part part = {&fw->model->weights.layers[layer].o, NULL, x, true};
+  return fw->backend->ops->linear(fw->backend, kind, &part, 1, fw->attn, n_rows, err);
 }
 
 leank_status lk_forward_ffn(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
@@ -87,10 +88,11 @@ leank_status lk_forward_ffn(lk_forward *fw, lk_linear_kind kind, size_t layer, f
   lk_backend *be = fw->backend;
   const lk_backend_ops *ops = be->ops;
   ops->rms_norm(be, x, n_rows, m->hidden, &w->ffn_norm, (float)m->norm_eps, fw->norm);
-  LK_TRY(ops->linear(be, kind, &w->gate, NULL, fw->norm, n_rows, false, fw->gate, err));
-  LK_TRY(ops->linear(be, kind, &w->up, NULL, fw->norm, n_rows, false, fw->up, err));
+  const lk_linear_part both[] = {{&w->gate, NULL, fw->gate, false}, {&w->up, NULL, fw->up, false}};
+  LK_TRY(ops->linear(be, kind, both, 2, fw->norm, n_rows, err));
   ops->swiglu(be, fw->gate, fw->up, n_rows * m->ffn, fw->act);
-  LK_TRY(ops->linear(be, kind, &w->down, NULL, fw->act, n_rows, true, x, err));
+  const lk_linear_part down = {&w->down, NULL, x, true};
+  LK_TRY(ops->linear(be, kind, &down, 1, fw->act, n_rows, err));
 cleanup:
   return status;
 }
@@ -108,5 +110,6 @@ leank_status lk_forward_output(lk_forward *fw, lk_linear_kind kind, const float 
   lk_backend *be = fw->backend;
   be->ops->rms_norm(be, x, n_rows, m->hidden, &w->out_norm, (float)m->norm_eps, fw->norm);
   if (!logits) return LEANK_OK;
-  return be->ops->linear(be, kind, &w->output, NULL, fw->norm, n_rows, false, logits, err);
+  const lk_linear_part part = {&w->output, NULL, logits, false};
+  return be->ops->linear(be, kind, &part, 1, fw->norm, n_rows, err);
 }

@@ -12,6 +12,7 @@ void lk_model_files_close(struct lk_model_files **files) {
   for (size_t i = 0; i < f->n_copies; i++) lk_free(f->copies[i]);
   for (size_t i = 0; i < f->n_shards; i++) lk_safetensors_close(&f->shards[i]);
   lk_gguf_close(&f->gguf);
+  lk_free(f->memory);
   lk_free(f->copies);
   lk_free(f->shards);
   lk_free(f->bound);

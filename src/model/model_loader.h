@@ -37,6 +37,7 @@ struct lk_model_files {
   size_t n_bound;
   void **copies; /* [n_copies], weights converted or aligned while loading */
   size_t n_copies;
+  void *memory; /* the matrices, where they are not read through the mapping; or NULL */
 };
 
 void lk_model_files_close(struct lk_model_files **files);
@@ -60,6 +61,10 @@ leank_status lk_model_config_read(const char *path, leank_model_info *info, lean
  * weight_types. */
 leank_status lk_model_bind(const char *path, struct lk_model_files *files, leank_model_info *info,
                            lk_weights *weights, leank_error *err);
+
+/* Copies the matrices of a loaded model out of the mapped files, as asked for. LEANK_E_MEMORY. */
+leank_status lk_model_to_memory(const char *path, leank_weights_place place, leank_model *model,
+                                leank_error *err);
 
 /* Sizes and numbers of a description that make sense; else LEANK_E_FORMAT. Fills n_params. */
 leank_status lk_model_info_check(leank_model_info *info, const char *path, leank_error *err);

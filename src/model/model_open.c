@@ -86,6 +86,7 @@ static leank_status open_into(const char *path, const leank_model_options *optio
   LK_TRY(load(path, is_folder, options, m, &has_weights, err));
   LK_FAIL_IF(!has_weights, err, LEANK_E_IO, -1, "%s: holds no model.safetensors", path);
   LK_TRY(load_tokenizer(path, m, err));
+  LK_TRY(lk_model_to_memory(path, options ? options->weights : LEANK_WEIGHTS_AUTO, m, err));
 cleanup:
   return status;
 }
@@ -98,6 +99,10 @@ leank_status leank_model_open(const char *path, const leank_model_options *optio
   LK_FAIL_IF(options && options->struct_size != sizeof *options, err, LEANK_E_ARGUMENT, -1,
              "leank_model_open: options of %zu bytes, expected %zu", options->struct_size,
              sizeof *options);
+  LK_FAIL_IF(options &&
+                 (options->weights < LEANK_WEIGHTS_AUTO || options->weights > LEANK_WEIGHTS_MEMORY),
+             err, LEANK_E_ARGUMENT, -1, "leank_model_open: unknown place of weights %d",
+             (int)options->weights);
   m = lk_alloc(LK_MEM_OTHER, 1, sizeof *m);
   LK_FAIL_IF(!m, err, LEANK_E_MEMORY, -1, "%s: out of memory", path);
   LK_TRY(open_into(path, options, m, err));

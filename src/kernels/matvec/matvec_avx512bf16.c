@@ -3,4 +3,5 @@
 #include "kernels/matvec/matvec_bytes_avx512.h"
 
 #define ISA avx512bf16
+enum { PARTS_OUTS = 2 };
 #include "kernels/matvec/matvec_parts.h"

@@ -1,5 +1,6 @@
 /* Products with quantised weights in integers: the kernels of one instruction set. Before including
- * it: a matvec_bytes_<isa>.h and ISA, the suffix of the names.
+ * it: a matvec_bytes_<isa>.h, ISA, the suffix of the names, and PARTS_OUTS, the outputs to work on
+ * together.
  *
  * Activations are written as s (128 h + l), h and l of 8 bits and one scale s per block of 32
  * (types of blocks of 32) or 256 elements: 15 bits of the block's largest magnitude, so what is
@@ -20,7 +21,7 @@
 #define PARTS_PASTE_(name, isa, what) lk_matvec_parts_##name##_##isa##what
 #define PARTS_PASTE(name, isa, what) PARTS_PASTE_(name, isa, what)
 
-enum { PARTS_MAX = 127 * 128, PARTS_PREFETCH = 2048 };
+enum { PARTS_MAX = 127 * 128, PARTS_PREFETCH = 8192 };
 /* Below this magnitude a block of activations counts as zero: its scale would be denormal. */
 #define PARTS_TINY 0x1p-100f
 
@@ -141,27 +142,47 @@ static size_t parts_row_bytes256(size_t n_in) { return n_in / 256 * UNIT256_BYTE
 
 /* ---- products ---- */
 
-VEC_FN void parts_prefetch(const uint8_t *unit, size_t n_bytes) {
-  const uintptr_t p = (uintptr_t)unit + PARTS_PREFETCH; /* may lie outside: nothing is read */
+typedef struct parts_job {
+  const uint8_t *w;
+  size_t row_bytes, n_units, n_tail; /* units of a row, and blocks behind them */
+  const uint8_t *x[LK_MATVEC_MAX_ROWS];
+  size_t n_rows;
+  float *y;
+  size_t ldy;
+} parts_job;
+
+/* In the order of memory, whatever the order of use: far enough that the last of the rows worked on
+ * together is there in time. May lie outside: nothing is read. */
+VEC_FN void parts_prefetch(const parts_job *job, size_t o, size_t n_outs, size_t unit,
+                           size_t n_bytes) {
+  const size_t ahead = PARTS_PREFETCH + (n_outs - 1) * job->row_bytes;
+  const uintptr_t p = (uintptr_t)job->w + o * job->row_bytes + unit * n_bytes + ahead;
   _Pragma("GCC unroll 8") for (size_t i = 0; i < n_bytes; i += 64)
-      __builtin_prefetch((const void *)(p + i));
+      __builtin_prefetch((const void *)(p + i), 0, 2);
 }
 
-/* parts_unit_: one unit of weights meets n_rows rows. parts_outputs_: all outputs. n_rows is a
- * constant where these are inlined; rows beyond those asked for repeat the last one. */
+/* parts_unit_: a unit of each of n_outs outputs, row_bytes apart, meets n_rows rows.
+ * parts_outputs_: outputs in turn, PARTS_OUTS at a time: they share the loads of activations, which
+ * are more bytes than the weights. n_rows and n_outs are constants where these are inlined; rows
+ * beyond those asked for repeat the last one. More than 4 rows at a time would leave the registers.
+ */
+#define PARTS_UNROLL_OUTS _Pragma("GCC unroll 4") for (size_t k = 0; k < n_outs; k++)
+
 #define PARTS_UNIT32(name, has_offset)                                                             \
-  VEC_FN void parts_unit_##name(const uint8_t *blocks, const uint8_t *const *x, size_t at,         \
-                                size_t n_rows, vec *sums) {                                        \
-    vb w[2];                                                                                       \
-    vq scale, offset;                                                                              \
-    bytes_##name(blocks, w, &scale, &offset);                                                      \
+  VEC_FN void parts_unit_##name(const uint8_t *blocks, size_t row_bytes, size_t n_outs,            \
+                                const uint8_t *const *x, size_t at, size_t n_rows, vec *sums) {    \
+    vb w[PARTS_OUTS][2];                                                                           \
+    vq scale[PARTS_OUTS], offset[PARTS_OUTS];                                                      \
+    PARTS_UNROLL_OUTS bytes_##name(blocks + k * row_bytes, w[k], &scale[k], &offset[k]);           \
     _Pragma("GCC unroll 8") for (size_t r = 0; r < n_rows; r++) {                                  \
       const uint8_t *u = x[r] + at;                                                                \
-      const vq s = vq_mul(scale, vq_load(u + UNIT32_SCALES));                                      \
-      const vi dot = DOT32_##name(u, w);                                                           \
-      sums[r] = vec_fma(vi_to_vec(dot), vq_spread(s), sums[r]);                                    \
-      if (has_offset)                                                                              \
-        sums[r] = vec_fma(vq_widen(offset), vq_widen(vq_load(u + UNIT32_SUMS)), sums[r]);          \
+      PARTS_UNROLL_OUTS {                                                                          \
+        vec *sum = &sums[r * n_outs + k];                                                          \
+        const vq s = vq_mul(scale[k], vq_load(u + UNIT32_SCALES));                                 \
+        *sum = vec_fma(vi_to_vec(DOT32_##name(u, w[k])), vq_spread(s), *sum);                      \
+        if (has_offset)                                                                            \
+          *sum = vec_fma(vq_widen(offset[k]), vq_widen(vq_load(u + UNIT32_SUMS)), *sum);           \
+      }                                                                                            \
     }                                                                                              \
   }
 
@@ -183,68 +204,79 @@ VEC_FN vi dot32_signed(const uint8_t *u, const vb *w) {
 #define DOT32_q8_0 dot32_signed
 
 #define PARTS_UNIT256(name)                                                                        \
-  VEC_FN void parts_unit_##name(const uint8_t *block, const uint8_t *const *x, size_t at,          \
-                                size_t n_rows, vec *sums) {                                        \
-    vb w[VECS_256];                                                                                \
-    vec scale[VECS_256], offset[2];                                                                \
-    bytes_##name(block, w, scale, offset);                                                         \
+  VEC_FN void parts_unit_##name(const uint8_t *block, size_t row_bytes, size_t n_outs,             \
+                                const uint8_t *const *x, size_t at, size_t n_rows, vec *sums) {    \
+    vb w[PARTS_OUTS][VECS_256];                                                                    \
+    vec scale[PARTS_OUTS][VECS_256], offset[PARTS_OUTS][2];                                        \
+    PARTS_UNROLL_OUTS bytes_##name(block + k * row_bytes, w[k], scale[k], offset[k]);              \
     _Pragma("GCC unroll 8") for (size_t r = 0; r < n_rows; r++) {                                  \
       const uint8_t *u = x[r] + at;                                                                \
-      vec sum = vec_zero();                                                                        \
-      _Pragma("GCC unroll 16") for (size_t v = 0; v < VECS_256; v++) {                             \
-        const vi high = vi_dot(vi_zero(), w[v], vb_load(u + v * VB));                              \
-        const vi dot = vi_dot(vi_times_128(high), w[v], vb_load(u + 256 + v * VB));                \
-        sum = vec_fma(vi_to_vec(dot), scale[v], sum);                                              \
-      }                                                                                            \
+      vec sum[PARTS_OUTS];                                                                         \
       float s;                                                                                     \
       memcpy(&s, u + UNIT256_SCALE, sizeof s);                                                     \
-      sums[r] = vec_fma(sum, vec_set1(s), sums[r]);                                                \
-      sums[r] = add_offsets_##name(offset, u + UNIT256_SUMS, sums[r]);                             \
+      PARTS_UNROLL_OUTS sum[k] = vec_zero();                                                       \
+      _Pragma("GCC unroll 16") for (size_t v = 0; v < VECS_256; v++) {                             \
+        const vb high = vb_load(u + v * VB), low = vb_load(u + 256 + v * VB);                      \
+        PARTS_UNROLL_OUTS {                                                                        \
+          const vi first = vi_times_128(vi_dot(vi_zero(), w[k][v], high));                         \
+          sum[k] = vec_fma(vi_to_vec(vi_dot(first, w[k][v], low)), scale[k][v], sum[k]);           \
+        }                                                                                          \
+      }                                                                                            \
+      PARTS_UNROLL_OUTS {                                                                          \
+        vec *to = &sums[r * n_outs + k];                                                           \
+        *to = vec_fma(sum[k], vec_set1(s), *to);                                                   \
+        *to = add_offsets_##name(offset[k], u + UNIT256_SUMS, *to);                                \
+      }                                                                                            \
     }                                                                                              \
   }
 
 #define PARTS_OUTPUTS(name, bytes, n_blocks, unit_bytes, prepare_row, row_size)                    \
-  VEC_FN void parts_outputs_##name(const uint8_t *w, size_t n_out, size_t n_units, size_t n_tail,  \
-                                   const uint8_t *const *x, size_t n_rows, float *y, size_t ldy,   \
-                                   size_t n_wanted) {                                              \
-    for (size_t o = 0; o < n_out; o++) {                                                           \
-      vec sums[LK_MATVEC_MAX_ROWS];                                                                \
-      size_t at = 0;                                                                               \
-      _Pragma("GCC unroll 8") for (size_t r = 0; r < n_rows; r++) sums[r] = vec_zero();            \
-      for (size_t u = 0; u < n_units; u++, w += (n_blocks) * (bytes), at += (unit_bytes)) {        \
-        parts_prefetch(w, (n_blocks) * (bytes));                                                   \
-        parts_unit_##name(w, x, at, n_rows, sums);                                                 \
-      }                                                                                            \
-      if (n_tail) {                                                                                \
-        uint8_t blocks[(n_blocks) * (bytes)] = {0};                                                \
-        memcpy(blocks, w, n_tail *(bytes));                                                        \
-        parts_unit_##name(blocks, x, at, n_rows, sums);                                            \
-        w += n_tail * (bytes);                                                                     \
-      }                                                                                            \
-      _Pragma("GCC unroll 8") for (size_t r = 0; r < n_rows; r++) if (r < n_wanted)                \
-          y[r * ldy + o] = vec_sum(sums[r]);                                                       \
+  VEC_FN void parts_outputs_##name(const parts_job *job, size_t o, size_t n_outs, size_t first,    \
+                                   size_t n_rows) {                                                \
+    vec sums[4 * PARTS_OUTS];                                                                      \
+    const uint8_t *w = job->w + o * job->row_bytes, *const *x = job->x + first;                    \
+    size_t at = 0;                                                                                 \
+    _Pragma("GCC unroll 16") for (size_t i = 0; i < n_rows * n_outs; i++) sums[i] = vec_zero();    \
+    for (size_t u = 0; u < job->n_units; u++, w += (n_blocks) * (bytes), at += (unit_bytes)) {     \
+      parts_prefetch(job, o, n_outs, u, n_outs *(n_blocks) * (bytes));                             \
+      parts_unit_##name(w, job->row_bytes, n_outs, x, at, n_rows, sums);                           \
     }                                                                                              \
+    if (job->n_tail) {                                                                             \
+      uint8_t blocks[PARTS_OUTS][(n_blocks) * (bytes)] = {{0}};                                    \
+      PARTS_UNROLL_OUTS memcpy(blocks[k], w + k * job->row_bytes, job->n_tail * (bytes));          \
+      parts_unit_##name(blocks[0], (n_blocks) * (bytes), n_outs, x, at, n_rows, sums);             \
+    }                                                                                              \
+    _Pragma("GCC unroll 8") for (size_t r = 0; r < n_rows; r++)                                    \
+        PARTS_UNROLL_OUTS if (first + r < job->n_rows)                                             \
+            job->y[(first + r) * job->ldy + o + k] = vec_sum(sums[r * n_outs + k]);                \
+  }                                                                                                \
+  VEC_FN void parts_rows_##name(const parts_job *job, size_t n_out, size_t n_rows) {               \
+    size_t o = 0;                                                                                  \
+    for (; o + PARTS_OUTS <= n_out; o += PARTS_OUTS)                                               \
+      for (size_t first = 0; first < job->n_rows; first += 4)                                      \
+        parts_outputs_##name(job, o, PARTS_OUTS, first, n_rows);                                   \
+    for (; PARTS_OUTS > 1 && o < n_out; o++)                                                       \
+      for (size_t first = 0; first < job->n_rows; first += 4)                                      \
+        parts_outputs_##name(job, o, 1, first, n_rows);                                            \
   }                                                                                                \
   void PARTS_PASTE(name, ISA, )(const void *w, size_t n_out, size_t n_in, const void *x,           \
                                 size_t x_bytes, size_t n_rows, float *y, size_t ldy) {             \
     const size_t n_row_blocks = n_in / ((bytes) > 100 ? 256 : 32);                                 \
-    const size_t n_units = n_row_blocks / (n_blocks), n_tail = n_row_blocks % (n_blocks);          \
-    const uint8_t *rows[LK_MATVEC_MAX_ROWS];                                                       \
+    parts_job job = {.w = w,                                                                       \
+                     .row_bytes = n_row_blocks * (bytes),                                          \
+                     .n_units = n_row_blocks / (n_blocks),                                         \
+                     .n_tail = n_row_blocks % (n_blocks),                                          \
+                     .n_rows = n_rows,                                                             \
+                     .y = y,                                                                       \
+                     .ldy = ldy};                                                                  \
     for (size_t r = 0; r < LK_MATVEC_MAX_ROWS; r++)                                                \
-      rows[r] = (const uint8_t *)x + (r < n_rows ? r : n_rows - 1) * x_bytes;                      \
+      job.x[r] = (const uint8_t *)x + (r < n_rows ? r : n_rows - 1) * x_bytes;                     \
     if (n_rows == 1)                                                                               \
-      parts_outputs_##name(w, n_out, n_units, n_tail, rows, 1, y, ldy, n_rows);                    \
+      parts_rows_##name(&job, n_out, 1);                                                           \
     else if (n_rows == 2)                                                                          \
-      parts_outputs_##name(w, n_out, n_units, n_tail, rows, 2, y, ldy, n_rows);                    \
-    else if (n_rows <= 4)                                                                          \
-      parts_outputs_##name(w, n_out, n_units, n_tail, rows, 4, y, ldy, n_rows);                    \
+      parts_rows_##name(&job, n_out, 2);                                                           \
     else                                                                                           \
-      for (size_t o = 0; o < n_out; o++) {                                                         \
-        const uint8_t *row = (const uint8_t *)w + o * n_row_blocks * (bytes);                      \
-        parts_outputs_##name(row, 1, n_units, n_tail, rows, 4, y + o, ldy, 4);                     \
-        parts_outputs_##name(row, 1, n_units, n_tail, rows + 4, 4, y + 4 * ldy + o, ldy,           \
-                             n_rows - 4);                                                          \
-      }                                                                                            \
+      parts_rows_##name(&job, n_out, 4);                                                           \
   }                                                                                                \
   void PARTS_PASTE(name, ISA, _prepare)(const float *x, size_t n_in, void *row) {                  \
     prepare_row(x, n_in, row);                                                                     \
