@@ -194,6 +194,72 @@ static void test_arguments(void **state) {
   lk_model_refused(LEANK_TEST_DATA "/golden/text.txt", LEANK_E_FORMAT, "text.txt");
 }
 
+/* ---- weights in memory ---- */
+
+static leank_model *open_with(const char *path, leank_weights_place place) {
+  leank_model *m = NULL;
+  leank_error err = {0};
+  leank_model_options options;
+  leank_model_options_default(&options);
+  options.weights = place;
+  if (leank_model_open(path, &options, &m, &err) != LEANK_OK) fail_msg("%s", err.message);
+  return m;
+}
+
+/* The same bytes elsewhere. */
+static void same_but_moved(const lk_tensor *mapped, const lk_tensor *moved) {
+  assert_ptr_not_equal(mapped->data, moved->data);
+  assert_int_equal((uintptr_t)moved->data % 64, 0);
+  assert_int_equal(mapped->n_rows, moved->n_rows);
+  assert_memory_equal(mapped->data, moved->data, mapped->n_rows * lk_tensor_row_bytes(mapped));
+}
+
+static void test_weights_in_memory(void **state) {
+  (void)state;
+  for (size_t i = 0; i < N_MODELS; i++) {
+    char path[512];
+    tiny_path(path, sizeof path, i);
+    leank_model *a = open_with(path, LEANK_WEIGHTS_MAPPED);
+    leank_model *b = open_with(path, LEANK_WEIGHTS_MEMORY);
+    const lk_weights *x = &a->weights, *y = &b->weights;
+    same_but_moved(&x->output, &y->output);
+    assert_true((y->embed.data == y->output.data) == models[i].tied);
+    assert_memory_equal(x->embed.data, y->embed.data,
+                        x->embed.n_rows * lk_tensor_row_bytes(&x->embed));
+    for (size_t l = 0; l < a->info.n_layers; l++) {
+      const lk_layer_weights *p = &x->layers[l], *q = &y->layers[l];
+      const lk_tensor *from[] = {&p->q, &p->k, &p->v, &p->o, &p->gate, &p->up, &p->down};
+      const lk_tensor *to[] = {&q->q, &q->k, &q->v, &q->o, &q->gate, &q->up, &q->down};
+      for (size_t t = 0; t < sizeof to / sizeof *to; t++) same_but_moved(from[t], to[t]);
+    }
+    assert_string_equal(a->info.fingerprint, b->info.fingerprint);
+    leank_model_close(&a);
+    leank_model_close(&b);
+  }
+}
+
+static void test_no_memory_for_weights(void **state) {
+  (void)state;
+  leank_model *m = NULL;
+  leank_error err;
+  leank_model_options options;
+  leank_model_options_default(&options);
+  options.weights = LEANK_WEIGHTS_MEMORY;
+  const size_t before = lk_mem_in_use(LK_MEM_OTHER);
+  leank_status status = LEANK_E_MEMORY;
+  for (size_t nth = 1; status != LEANK_OK; nth++) {
+    lk_alloc_fail_nth(nth);
+    status = leank_model_open(TINY "llama-f32", &options, &m, &err);
+    lk_alloc_fail_nth(0);
+    if (status == LEANK_OK) break;
+    assert_int_equal(status, LEANK_E_MEMORY);
+    assert_int_equal(lk_mem_in_use(LK_MEM_OTHER), before);
+  }
+  leank_model_close(&m);
+  options.weights = (leank_weights_place)3;
+  assert_int_equal(leank_model_open(TINY "llama-f32", &options, &m, &err), LEANK_E_ARGUMENT);
+}
+
 /* ---- published models, from their config.json ---- */
 
 static void test_llama_31_8b(void **state) {
@@ -406,6 +472,8 @@ int main(void) {
       cmocka_unit_test(test_norms_are_widened),
       cmocka_unit_test(test_progress),
       cmocka_unit_test(test_arguments),
+      cmocka_unit_test(test_weights_in_memory),
+      cmocka_unit_test(test_no_memory_for_weights),
       cmocka_unit_test(test_llama_31_8b),
       cmocka_unit_test(test_qwen25_7b),
       cmocka_unit_test(test_rope_frequencies),
