@@ -62,7 +62,7 @@ typedef void (*leank_progress_fn)(void *user, uint64_t done, uint64_t total);
 
 /* Where the weights that every decode step reads are while a model is open. */
 typedef enum leank_weights_place {
-  LEANK_WEIGHTS_AUTO = 0,   /* in memory where half of what is free holds them, else mapped */
+  LEANK_WEIGHTS_AUTO = 0,   /* in memory where half of what is available holds them, else mapped */
   LEANK_WEIGHTS_MAPPED = 1, /* read through the mapped file: shared with other processes */
   LEANK_WEIGHTS_MEMORY = 2  /* copied into huge pages: as much memory as they have bytes, half a
                                second a gigabyte once, and decoding is some 15 % faster */

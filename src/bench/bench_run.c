@@ -8,6 +8,7 @@
 #include <leank/cpu.h>
 
 #include "base/alloc.h"
+#include "base/available.h"
 #include "base/parallel.h"
 
 enum { MAX_THREADS = 1024, MAX_REPEATS = 1 << 20 };
@@ -61,34 +62,8 @@ double lk_bench_seconds(void) {
 
 /* ---- memory ---- */
 
-/* The first number in a file, behind `key` where there is one; false where there is none. */
-static bool read_number(const char *path, const char *key, unsigned long long *out) {
-  FILE *file = fopen(path, "r");
-  char line[256];
-  bool found = false;
-  if (!file) return false;
-  while (!found && fgets(line, sizeof line, file)) {
-    const char *at = key ? strstr(line, key) : line;
-    found = at && sscanf(key ? at + strlen(key) : at, "%llu", out) == 1;
-  }
-  fclose(file);
-  return found;
-}
-
-size_t lk_bench_free_bytes(void) {
-  unsigned long long kib, limit, used;
-  size_t n = SIZE_MAX;
-  if (read_number("/proc/meminfo", "MemAvailable:", &kib)) n = (size_t)kib * 1024;
-  if (read_number("/sys/fs/cgroup/memory.max", NULL, &limit) &&
-      read_number("/sys/fs/cgroup/memory.current", NULL, &used)) {
-    const size_t left = limit > used ? (size_t)(limit - used) : 0;
-    if (left < n) n = left;
-  }
-  return n;
-}
-
 leank_status lk_bench_check_free(size_t n_bytes, const char *what, leank_error *err) {
-  const size_t n_free = lk_bench_free_bytes();
+  const size_t n_free = lk_mem_available();
   if (n_bytes <= n_free) return LEANK_OK;
   return lk_fail(err, LEANK_E_MEMORY, -1, "%s needs %zu bytes, and %zu are free", what, n_bytes,
                  n_free);

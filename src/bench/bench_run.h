@@ -27,9 +27,6 @@ leank_status lk_bench_tick(lk_bench_run *run, leank_error *err);
 
 double lk_bench_seconds(void);
 
-/* Bytes that can be allocated without swapping, by what the system and the control group (version
- * 2) of this process tell; SIZE_MAX where neither does. */
-size_t lk_bench_free_bytes(void);
 /* LEANK_E_MEMORY where `what` needs more than is free. */
 leank_status lk_bench_check_free(size_t n_bytes, const char *what, leank_error *err);
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/available.h"
 #include "model/model_loader.h"
 
 enum { ALIGNMENT = 64, N_LAYER_MATRICES = 7 };
@@ -45,11 +46,6 @@ static void move(leank_model *m, lk_tensor *t, unsigned char *to) {
   forget(old, n_bytes);
 }
 
-static size_t free_bytes(void) {
-  const long pages = sysconf(_SC_AVPHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-  return pages > 0 && page > 0 ? (size_t)pages * (size_t)page : 0;
-}
-
 leank_status lk_model_to_memory(const char *path, leank_weights_place place, leank_model *m,
                                 leank_error *err) {
   leank_status status = LEANK_OK;
@@ -57,7 +53,7 @@ leank_status lk_model_to_memory(const char *path, leank_weights_place place, lea
   size_t n_bytes = 0;
   for (size_t i = 0; matrix_at(m, i); i++) n_bytes += tensor_bytes(matrix_at(m, i));
   if (place == LEANK_WEIGHTS_MAPPED) return LEANK_OK;
-  if (place == LEANK_WEIGHTS_AUTO && (n_bytes < LEAST_BYTES || n_bytes > free_bytes() / 2))
+  if (place == LEANK_WEIGHTS_AUTO && (n_bytes < LEAST_BYTES || n_bytes > lk_mem_available() / 2))
     return LEANK_OK;
   unsigned char *block = lk_alloc(LK_MEM_OTHER, n_bytes, 1);
   if (!block && place == LEANK_WEIGHTS_AUTO) return LEANK_OK;

@@ -70,7 +70,8 @@ static double step_error(const lk_matvec_variant *v, const float *x, size_t i) {
   if (!v->prepare) return 0;
   const size_t block = lk_dtype_block_elements(v->type), first = i / block * block;
   double most = 0;
-  for (size_t k = first; k < first + block; k++) most = fmax(most, fabs((double)x[k]));
+  for (size_t k = first; k < first + block; k++)
+    if (fabs((double)x[k]) > most) most = fabs((double)x[k]);
   return most < 0x1p-100 ? most : most * (0.5 / 16256 + 4 * 0x1p-24);
 }
 
