@@ -61,7 +61,8 @@ VEC_FN float parts_scale(const float *x, size_t n, float *inverse) {
 }
 
 /* 16 elements: round(x inverse) = 128 h + l with -64 <= l < 64; gives the sum. 1.5 * 2^23 added to
- * a small number leaves it, rounded to nearest even, in the low bits. */
+ * a small number leaves it, rounded to nearest even, in the low bits. Of what is not finite any
+ * integers come: the scale is not finite either, and no sum of them may trap. */
 VEC_FN int32_t parts_split(const float *x, float inverse, int8_t *high, int8_t *low, int32_t *q) {
   int32_t sum = 0;
   for (size_t i = 0; i < 16; i++) {
@@ -73,7 +74,7 @@ VEC_FN int32_t parts_split(const float *x, float inverse, int8_t *high, int8_t *
   for (size_t i = 0; i < 16; i++) {
     const int32_t h = (int32_t)((uint32_t)q[i] + 64u) >> 7;
     high[i] = (int8_t)h;
-    low[i] = (int8_t)(q[i] - (int32_t)((uint32_t)h << 7));
+    low[i] = (int8_t)(int32_t)((uint32_t)q[i] - ((uint32_t)h << 7));
   }
   for (size_t i = 0; i < 16; i++) sum = (int32_t)((uint32_t)sum + (uint32_t)q[i]);
   return sum;
@@ -82,14 +83,15 @@ VEC_FN int32_t parts_split(const float *x, float inverse, int8_t *high, int8_t *
 static void parts_block32(const float *x, size_t block, uint8_t *unit) {
   float inverse;
   const float scale = parts_scale(x, 32, &inverse);
-  int32_t sum = 0, bias[4] = {0};
+  uint32_t sum = 0, bias[4] = {0};
   for (size_t c = 0; c < 2; c++) {
     const size_t at = c * VB + 16 * block;
     int32_t q[16];
-    sum += parts_split(x + 16 * c, inverse, (int8_t *)unit + at, (int8_t *)unit + 2 * VB + at, q);
-    for (size_t i = 0; i < 16; i++) bias[i / 4] -= 128 * q[i];
+    sum += (uint32_t)parts_split(x + 16 * c, inverse, (int8_t *)unit + at,
+                                 (int8_t *)unit + 2 * VB + at, q);
+    for (size_t i = 0; i < 16; i++) bias[i / 4] -= 128 * (uint32_t)q[i];
   }
-  const float sum_x = scale * (float)sum;
+  const float sum_x = scale * (float)(int32_t)sum;
   memcpy(unit + UNIT32_SCALES + 4 * block, &scale, sizeof scale);
   memcpy(unit + UNIT32_SUMS + 4 * block, &sum_x, sizeof sum_x);
   memcpy(unit + UNIT32_BIAS + 16 * block, bias, sizeof bias);
