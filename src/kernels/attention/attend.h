@@ -16,6 +16,13 @@ typedef struct lk_page_view {
   uint32_t lean;   /* 1: the logits come from q_lean and lean_bias, 0: from q */
 } lk_page_view;
 
+/* Keys of the page that a query at q_pos sees: the first ones. */
+static inline size_t lk_visible_keys(const lk_page_view *page, int64_t q_pos) {
+  if (q_pos < page->pos) return 0;
+  const int64_t behind = q_pos - page->pos;
+  return behind < (int64_t)page->n_keys ? (size_t)behind + 1 : page->n_keys;
+}
+
 typedef struct lk_attend_args {
   size_t n_q;                /* M query rows, >= 1 */
   size_t head_dim;           /* D, even; of q8 at most LK_Q8_MAX_DIM */

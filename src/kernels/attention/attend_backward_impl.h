@@ -127,17 +127,11 @@ LK_INLINE void widen_page(const backward_job *job, leank_kv_type type, const lk_
 
 /* ---- rows ---- */
 
-static size_t visible_keys(const lk_page_view *page, int64_t q_pos) {
-  if (q_pos < page->pos) return 0;
-  const int64_t behind = q_pos - page->pos;
-  return behind < (int64_t)page->n_keys ? (size_t)behind + 1 : page->n_keys;
-}
-
 static row_block begin_block(const lk_attend_backward_args *args, const lk_page_view *page,
                              size_t row) {
   row_block b = {.row = row, .n_rows = lk_backward_block_rows(args->n_q - row)};
   for (size_t r = 0; r < b.n_rows; r++) {
-    b.n_seen[r] = visible_keys(page, args->q_pos[row + r]);
+    b.n_seen[r] = lk_visible_keys(page, args->q_pos[row + r]);
     if (b.n_seen[r] > b.max_seen) b.max_seen = b.n_seen[r];
   }
   return b;

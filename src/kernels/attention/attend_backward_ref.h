@@ -31,12 +31,6 @@ typedef struct row_page {
   REAL p[LK_PAGE_TOKENS], dx[LK_PAGE_TOKENS];
 } row_page;
 
-static inline size_t keys_seen(const lk_page_view *page, int64_t q_pos) {
-  if (q_pos < page->pos) return 0;
-  const int64_t behind = q_pos - page->pos;
-  return behind < (int64_t)page->n_keys ? (size_t)behind + 1 : page->n_keys;
-}
-
 /* x[j] = q . k_j for the n_keys first keys, channels in ascending order. */
 static inline void ref_logits(leank_kv_type type, const row_page *rp, REAL x[LK_PAGE_TOKENS]) {
   const size_t e = lk_kv_interleave(type), n = rp->n_channels;
@@ -83,7 +77,7 @@ static inline void ref_row_meets_page(const BACKWARD_ARGS *a, leank_kv_type type
   const lk_page_view *page = a->pages + i;
   const size_t head_dim = a->head_dim, n = page->lean ? a->n_lean : head_dim;
   row_page rp = {.page = page,
-                 .n_keys = keys_seen(page, a->q_pos[r]),
+                 .n_keys = lk_visible_keys(page, a->q_pos[r]),
                  .n_channels = n,
                  .q = (page->lean ? a->q_lean : a->q) + r * n,
                  .dout = a->dout + r * head_dim};

@@ -42,12 +42,6 @@ static inline void softmax_page(const float *x, size_t n_keys, leank_kv_type typ
   }
 }
 
-static inline size_t n_visible(const lk_page_view *page, int64_t q_pos) {
-  if (q_pos < page->pos) return 0;
-  const int64_t behind = q_pos - page->pos;
-  return behind < (int64_t)page->n_keys ? (size_t)behind + 1 : page->n_keys;
-}
-
 /* A lean page of q8 as one of fp32 in `scratch`. */
 static inline lk_page_view unpacked(const lk_attend_args *a, const lk_page_view *page) {
   lk_page_view view = *page;
@@ -65,7 +59,7 @@ static inline void attend_row(leank_kv_type kv_type, const lk_attend_args *a, si
   memset(o, 0, head_dim * sizeof *o);
   for (size_t i = 0; i < a->n_pages; i++) {
     const lk_page_view *page = a->pages + i;
-    const size_t n_keys = n_visible(page, a->q_pos[r]);
+    const size_t n_keys = lk_visible_keys(page, a->q_pos[r]);
     const bool is_int8 = kv_type == LEANK_KV_Q8 && page->lean;
     const leank_kv_type type = is_int8 ? LEANK_KV_F32 : lk_kv_wide(kv_type);
     lk_page_view copy;

@@ -36,17 +36,11 @@ typedef struct attend_tile {
   float x[TILE_ROWS][LK_PAGE_TOKENS] __attribute__((aligned(64))); /* logits, then probabilities */
 } attend_tile;
 
-static size_t visible_keys(const lk_page_view *page, int64_t q_pos) {
-  if (q_pos < page->pos) return 0;
-  const int64_t behind = q_pos - page->pos;
-  return behind < (int64_t)page->n_keys ? (size_t)behind + 1 : page->n_keys;
-}
-
 static void tile_visibility(const attend_job *job, const lk_page_view *page, attend_tile *tile) {
   tile->min_keys = LK_PAGE_TOKENS;
   tile->max_keys = 0;
   for (size_t r = 0; r < tile->n_rows; r++) {
-    const size_t n = visible_keys(page, job->args->q_pos[tile->row + r]);
+    const size_t n = lk_visible_keys(page, job->args->q_pos[tile->row + r]);
     tile->n_keys[r] = n;
     if (n < tile->min_keys) tile->min_keys = n;
     if (n > tile->max_keys) tile->max_keys = n;
@@ -184,12 +178,6 @@ static size_t view_channels(const lk_attend_args *args, const lk_page_view *page
   return page->lean ? args->n_lean : args->head_dim;
 }
 
-static void fetch_range(ahead *next, const void *begin, size_t n_bytes) {
-  next->begins[next->n_ranges] = begin;
-  next->ends[next->n_ranges++] = (const char *)begin + n_bytes;
-  next->n_lines += n_bytes / LINE_BYTES;
-}
-
 /* Steps of one tile's products with a page. */
 static size_t tile_steps(const attend_job *job, const lk_page_view *page) {
   const size_t n_keys_at_once = TILE_VECS * VW, keys_per_step = LK_ATTEND_PAIRS ? 2 : 1;
@@ -215,8 +203,7 @@ static ahead plan_fetches(const attend_job *job, size_t page_index, size_t n_til
     fetch_range(&next, args->ahead, args->ahead_bytes);
   }
   const size_t steps = tile_steps(job, page) * n_tiles + 1;
-  next.n_lines = (next.n_lines + steps - 1) / steps;
-  fetch_next_range(&next);
+  fetch_over(&next, steps);
   return next;
 }
 

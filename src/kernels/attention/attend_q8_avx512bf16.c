@@ -230,17 +230,10 @@ LK_INLINE void q8_values(int n_rows, const int8_t *v, size_t head_dim, const q8_
 
 /* ---- pages ---- */
 
-static size_t visible(const lk_page_view *page, int64_t q_pos) {
-  if (q_pos < page->pos) return 0;
-  const int64_t behind = q_pos - page->pos;
-  return behind < (int64_t)page->n_keys ? (size_t)behind + 1 : page->n_keys;
-}
-
 /* Rows that see nothing of the page get integers of 0 and the factor 1: their sums stay. */
 static void tile_softmax(const lk_attend_args *args, const lk_page_view *page, q8_tile *tile,
                          ahead *next) {
-  const float *v_scales =
-      (const float *)(const void *)((const char *)page->v + lk_q8_bytes(args->head_dim));
+  const float *v_scales = lk_q8_scales(page->v, args->head_dim);
   for (size_t r = 0; r < tile->n_rows; r++) {
     const size_t row = tile->row + r;
     for (int i = 0; i < SOFTMAX_FETCHES; i++) fetch(next);
@@ -262,12 +255,6 @@ LK_INLINE void tile_meets_page(int n_rows, const lk_attend_args *args, const lk_
   q8_values(n_rows, page->v, args->head_dim, tile, o, next);
 }
 
-static void fetch_range(ahead *next, const void *begin, size_t n_bytes) {
-  next->begins[next->n_ranges] = begin;
-  next->ends[next->n_ranges++] = (const char *)begin + n_bytes;
-  next->n_lines += n_bytes / LINE_BYTES;
-}
-
 /* While a page is worked on, the next one is on its way, dealt evenly over the products; with the
  * first one its own V is too, with the last one what the caller names. */
 static ahead plan_fetches(const lk_attend_args *args, size_t page_index, size_t n_tiles) {
@@ -286,16 +273,14 @@ static ahead plan_fetches(const lk_attend_args *args, size_t page_index, size_t 
   const size_t strips = vecs / Q8_VECS + vecs % Q8_VECS;
   const size_t steps =
       (args->n_lean / LK_Q8_QUAD + strips * N_QUADS) * n_tiles + SOFTMAX_FETCHES * args->n_q + 1;
-  next.n_lines = (next.n_lines + steps - 1) / steps;
-  fetch_next_range(&next);
+  fetch_over(&next, steps);
   return next;
 }
 
 /* All rows meet one page, in tiles of nearly one size. */
 static void rows_meet_page(const lk_attend_args *args, size_t page_index) {
   const lk_page_view *page = args->pages + page_index;
-  const float *k_scales =
-      (const float *)(const void *)((const char *)page->k + lk_q8_bytes(args->n_lean));
+  const float *k_scales = lk_q8_scales(page->k, args->n_lean);
   const size_t n_q = args->n_q, n_tiles = (n_q + Q8_ROWS - 1) / Q8_ROWS;
   const size_t per_tile = (n_q + n_tiles - 1) / n_tiles;
   ahead next = plan_fetches(args, page_index, n_tiles);
@@ -305,7 +290,7 @@ static void rows_meet_page(const lk_attend_args *args, size_t page_index) {
     size_t most = 0;
     for (size_t r = 0; r < tile.n_rows; r++) {
       const size_t row = tile.row + r;
-      tile.n_keys[r] = visible(page, args->q_pos[row]);
+      tile.n_keys[r] = lk_visible_keys(page, args->q_pos[row]);
       most = tile.n_keys[r] > most ? tile.n_keys[r] : most;
       quantise_query(args->q_lean + row * args->n_lean, k_scales, args->n_lean, &tile, r);
     }

@@ -29,7 +29,7 @@ static inline void q8_keys(const uint8_t *restrict block, size_t place, float sc
 /* K of n channels (a multiple of 4) in the order of fp32. */
 static inline void q8_unpack_k_f32(const void *k, size_t n, float *out) {
   const uint8_t *from = k;
-  const float *scales = (const float *)(const void *)(from + lk_q8_bytes(n));
+  const float *scales = lk_q8_scales(from, n);
   for (size_t b = 0; b < LK_PAGE_TOKENS / LK_KEY_BLOCK; b++)
     for (size_t c = 0; c < n; c++, out += LK_KEY_BLOCK)
       q8_keys(from + (b * n + c / LK_Q8_QUAD * LK_Q8_QUAD) * LK_KEY_BLOCK, c % LK_Q8_QUAD,
@@ -38,7 +38,7 @@ static inline void q8_unpack_k_f32(const void *k, size_t n, float *out) {
 
 static inline void q8_unpack_v_f32(const void *v, size_t head_dim, float *out) {
   const int8_t *from = v;
-  const float *scales = (const float *)(const void *)(from + lk_q8_bytes(head_dim));
+  const float *scales = lk_q8_scales(from, head_dim);
   for (size_t key = 0; key < LK_PAGE_TOKENS; key++, out += head_dim) {
     const int8_t *quads = from + lk_q8_v_index(head_dim, key - key % LK_Q8_QUAD, 0);
     for (size_t c = 0; c < head_dim; c++)
@@ -49,7 +49,7 @@ static inline void q8_unpack_v_f32(const void *v, size_t head_dim, float *out) {
 /* The same rounded to bf16, in its order. */
 static inline void q8_unpack_k_bf16(const void *k, size_t n, uint16_t *out) {
   const uint8_t *from = k;
-  const float *scales = (const float *)(const void *)(from + lk_q8_bytes(n));
+  const float *scales = lk_q8_scales(from, n);
   float even[LK_KEY_BLOCK], odd[LK_KEY_BLOCK];
   for (size_t b = 0; b < LK_PAGE_TOKENS / LK_KEY_BLOCK; b++)
     for (size_t c = 0; c < n; c += 2, out += 2 * LK_KEY_BLOCK) {
@@ -65,7 +65,7 @@ static inline void q8_unpack_k_bf16(const void *k, size_t n, uint16_t *out) {
 
 static inline void q8_unpack_v_bf16(const void *v, size_t head_dim, uint16_t *out) {
   const int8_t *from = v;
-  const float *scales = (const float *)(const void *)(from + lk_q8_bytes(head_dim));
+  const float *scales = lk_q8_scales(from, head_dim);
   for (size_t key = 0; key < LK_PAGE_TOKENS; key++, out += head_dim) {
     const int8_t *quads = from + lk_q8_v_index(head_dim, key - key % LK_Q8_QUAD, 0);
     for (size_t c = 0; c < head_dim; c++)

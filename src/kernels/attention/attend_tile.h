@@ -145,6 +145,18 @@ static __attribute__((noinline)) void fetch_next_range(ahead *next) {
   if (next->next >= next->end) next->n_lines = 0;
 }
 
+/* A plan: ranges in the order of use, then the steps they are dealt to. */
+static void fetch_range(ahead *next, const void *begin, size_t n_bytes) {
+  next->begins[next->n_ranges] = begin;
+  next->ends[next->n_ranges++] = (const char *)begin + n_bytes;
+  next->n_lines += n_bytes / LINE_BYTES;
+}
+
+static void fetch_over(ahead *next, size_t n_steps) {
+  next->n_lines = (next->n_lines + n_steps - 1) / n_steps;
+  fetch_next_range(next);
+}
+
 LK_INLINE void fetch(ahead *next) {
   for (size_t i = 0; i < next->n_lines; i++, next->next += LINE_BYTES)
     __builtin_prefetch(next->next, 0, 2);

@@ -66,12 +66,6 @@ typedef struct row_block {
   size_t n_pages, n_steps;  /* of the group that it sees: pages, steps of 32 keys */
 } row_block;
 
-static size_t visible_keys(const lk_page_view *page, int64_t q_pos) {
-  if (q_pos < page->pos) return 0;
-  const int64_t behind = q_pos - page->pos;
-  return behind < (int64_t)page->n_keys ? (size_t)behind + 1 : page->n_keys;
-}
-
 static size_t view_channels(const lk_attend_args *args, const lk_page_view *page) {
   return page->lean ? args->n_lean : args->head_dim;
 }
@@ -199,7 +193,7 @@ static page_group lay_group(const tmul_job *job, size_t first_page) {
   page_group group = {.pages = job->args->pages + first_page};
   for (size_t i = 0; i < GROUP_PAGES && i < left; i++) {
     const lk_page_view *page = group.pages + i;
-    group.n_keys[i] = visible_keys(page, job->last_pos);
+    group.n_keys[i] = lk_visible_keys(page, job->last_pos);
     if (group.n_keys[i] == 0) break;
     interleave_values(job, page, i, group.n_keys[i]);
     pad_keys(job, page, i);
@@ -261,7 +255,7 @@ static row_sight sight_of(const tmul_job *job, const page_group *group, size_t r
   row_sight s = {0};
   for (; s.n_pages < group->n_pages; s.n_pages++) {
     const lk_page_view *page = group->pages + s.n_pages;
-    s.n_keys[s.n_pages] = visible_keys(page, args->q_pos[row]);
+    s.n_keys[s.n_pages] = lk_visible_keys(page, args->q_pos[row]);
     if (s.n_keys[s.n_pages] == 0) break;
     s.bias[s.n_pages] = page->lean && args->lean_bias ? args->lean_bias[row] : 0;
   }
@@ -348,7 +342,7 @@ static bool is_finite(const lk_page_view *page, size_t n_keys, size_t head_dim) 
 /* Whether 0 times V is 0 wherever a row of the block meets a key that it does not see. */
 static bool may_share_tiles(const tmul_job *job, const page_group *group, const row_block *block) {
   for (size_t i = 0; i < block->n_pages; i++)
-    if (visible_keys(group->pages + i, block->min_pos) < group->n_keys[i] &&
+    if (lk_visible_keys(group->pages + i, block->min_pos) < group->n_keys[i] &&
         !is_finite(group->pages + i, group->n_keys[i], job->args->head_dim))
       return false;
   return true;
@@ -360,7 +354,7 @@ static void output_by_row(const tmul_job *job, const page_group *group, const ro
     const size_t row = block->row + r;
     for (size_t i = 0; i < block->n_pages; i++)
       interleave_values(job, group->pages + i, i,
-                        visible_keys(group->pages + i, job->args->q_pos[row]));
+                        lk_visible_keys(group->pages + i, job->args->q_pos[row]));
     tiles_output(job, false, job->p + r * LK_TMUL_GROUP_KEYS * 2, 0,
                  job->o + row * job->head_padded, 0, block->n_steps);
   }
@@ -380,7 +374,7 @@ static row_block block_at(const tmul_job *job, size_t row, const page_group *gro
   }
   while (b.n_pages < group->n_pages && group->pages[b.n_pages].pos <= b.max_pos) b.n_pages++;
   if (b.n_pages > 0) {
-    const size_t n_last = visible_keys(group->pages + b.n_pages - 1, b.max_pos);
+    const size_t n_last = lk_visible_keys(group->pages + b.n_pages - 1, b.max_pos);
     b.n_steps = 2 * b.n_pages - (n_last <= LK_TMUL_UNIT);
   }
   return b;

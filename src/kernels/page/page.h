@@ -44,6 +44,10 @@ static inline leank_kv_type lk_kv_wide(leank_kv_type type) {
 
 /* Bytes of the integers alone: where the scales begin. */
 static inline size_t lk_q8_bytes(size_t n) { return LK_PAGE_TOKENS * n; }
+/* The scales of K with n channels, or of V with D. */
+static inline float *lk_q8_scales(const void *integers, size_t n) {
+  return (float *)(uintptr_t)((const char *)integers + lk_q8_bytes(n));
+}
 /* Bytes of a segment's K of n channels (padding included) and of its V. */
 static inline size_t lk_page_k_bytes(leank_kv_type type, bool lean, size_t n) {
   if (!lean || type != LEANK_KV_Q8) return LK_PAGE_TOKENS * n * lk_kv_bytes(type);

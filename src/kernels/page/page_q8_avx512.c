@@ -55,7 +55,7 @@ static inline float pack_channel(const char *wide, size_t head_dim, size_t chann
 void lk_page_pack_q8_avx512(const void *k_wide, size_t head_dim, const uint16_t *channels,
                             size_t n_kept, size_t n_padded, void *k_lean) {
   char *lean = k_lean;
-  float *scales = (float *)(void *)(lean + lk_q8_bytes(n_padded));
+  float *scales = lk_q8_scales(lean, n_padded);
   memset(scales, 0, lk_page_k_bytes(LEANK_KV_Q8, true, n_padded) - lk_q8_bytes(n_padded));
   for (size_t i = 0; i < n_padded; i += LK_Q8_QUAD) {
     __m512i out[N_BLOCKS];
@@ -80,9 +80,9 @@ static inline __m512i lean_keys(const char *lean, size_t n, size_t b, size_t cha
 void lk_page_repack_q8_avx512(const void *k_from, size_t n_from, const uint16_t *channels,
                               size_t n_kept, size_t n_padded, void *k_lean) {
   const char *from = k_from;
-  const float *from_scales = (const float *)(const void *)(from + lk_q8_bytes(n_from));
+  const float *from_scales = lk_q8_scales(from, n_from);
   char *lean = k_lean;
-  float *scales = (float *)(void *)(lean + lk_q8_bytes(n_padded));
+  float *scales = lk_q8_scales(lean, n_padded);
   memset(scales, 0, lk_page_k_bytes(LEANK_KV_Q8, true, n_padded) - lk_q8_bytes(n_padded));
   for (size_t i = 0; i < n_kept; i++) scales[i] = from_scales[channels[i]];
   for (size_t b = 0; b < N_BLOCKS; b++)
@@ -103,7 +103,7 @@ static inline __m512 wide_channels(const uint16_t *row, size_t n) {
 }
 
 void lk_page_pack_v_q8_avx512(const void *v_wide, size_t head_dim, void *v_lean) {
-  float *scales = (float *)(void *)((char *)v_lean + lk_q8_bytes(head_dim));
+  float *scales = lk_q8_scales(v_lean, head_dim);
   for (size_t key = 0; key < LK_PAGE_TOKENS; key += LK_Q8_QUAD) {
     const uint16_t *rows = (const uint16_t *)v_wide + key * head_dim;
     for (size_t j = 0; j < LK_Q8_QUAD; j++) {

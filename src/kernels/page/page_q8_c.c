@@ -18,15 +18,11 @@ static float scale_of(const float *x, size_t n) {
 /* x / scale to nearest even; 0 where the scale says nothing. */
 static int quantised(float x, float scale) { return scale > 0 ? (int)nearbyintf(x / scale) : 0; }
 
-static float *k_scales(void *k_lean, size_t n_padded) {
-  return (float *)(void *)((char *)k_lean + lk_q8_bytes(n_padded));
-}
-
 void lk_page_pack_q8_c(const void *k_wide, size_t head_dim, const uint16_t *channels, size_t n_kept,
                        size_t n_padded, void *k_lean) {
   const uint16_t *wide = k_wide;
   uint8_t *lean = k_lean;
-  float *scales = k_scales(k_lean, n_padded), x[LK_PAGE_TOKENS];
+  float *scales = lk_q8_scales(k_lean, n_padded), x[LK_PAGE_TOKENS];
   const size_t n_filled = lk_page_k_bytes(LEANK_KV_Q8, true, n_padded) - lk_q8_bytes(n_padded);
   memset(scales, 0, n_filled);
   for (size_t i = 0; i < n_padded; i++) {
@@ -42,9 +38,9 @@ void lk_page_pack_q8_c(const void *k_wide, size_t head_dim, const uint16_t *chan
 void lk_page_repack_q8_c(const void *k_from, size_t n_from, const uint16_t *channels, size_t n_kept,
                          size_t n_padded, void *k_lean) {
   const uint8_t *from = k_from;
-  const float *from_scales = (const float *)(const void *)(from + lk_q8_bytes(n_from));
+  const float *from_scales = lk_q8_scales(from, n_from);
   uint8_t *lean = k_lean;
-  float *scales = k_scales(k_lean, n_padded);
+  float *scales = lk_q8_scales(k_lean, n_padded);
   const size_t n_filled = lk_page_k_bytes(LEANK_KV_Q8, true, n_padded) - lk_q8_bytes(n_padded);
   memset(scales, 0, n_filled);
   for (size_t i = 0; i < n_kept; i++) scales[i] = from_scales[channels[i]];
@@ -56,7 +52,7 @@ void lk_page_repack_q8_c(const void *k_from, size_t n_from, const uint16_t *chan
 
 void lk_page_pack_v_q8_c(const void *v_wide, size_t head_dim, void *v_lean) {
   int8_t *lean = v_lean;
-  float *scales = (float *)(void *)((char *)v_lean + lk_q8_bytes(head_dim));
+  float *scales = lk_q8_scales(v_lean, head_dim);
   float x[LK_Q8_MAX_DIM];
   for (size_t key = 0; key < LK_PAGE_TOKENS; key++) {
     const uint16_t *row = (const uint16_t *)v_wide + key * head_dim;
