@@ -5,11 +5,11 @@
 
 #include "kernels/dequant/unpack.h"
 #include "kernels/dequant/vec_avx2.h"
+#include "kernels/matvec/matvec_bytes_x86.h"
 
 enum { VB = 32, VI_DOT_IS_BIASED = 0 };
 typedef __m256i vb; /* bytes */
 typedef __m256i vi; /* 8 int32 */
-typedef __m128 vq;  /* a number for each block of a unit, in 2 lanes; 0 behind */
 
 VEC_FN vb vb_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 VEC_FN vi vi_load(const uint8_t *p) { return vb_load(p); }
@@ -32,8 +32,6 @@ VEC_FN vi vi_dot_signed(vi sum, vb w, vb x) {
 VEC_FN vq vq_load(const uint8_t *p) {
   return _mm_castpd_ps(_mm_load_sd((const double *)(const void *)p));
 }
-VEC_FN vq vq_mul(vq a, vq b) { return _mm_mul_ps(a, b); }
-VEC_FN vq vq_times(vq a, float x) { return _mm_mul_ps(a, _mm_set1_ps(x)); }
 /* Lanes of block b: 4 b .. 4 b + 3. */
 VEC_FN vec vq_spread(vq a) {
   return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(a),
@@ -55,16 +53,6 @@ VEC_FN void nibbles(vb packed, vb w[2]) {
   w[1] = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low);
 }
 
-VEC_FN int load_16(const uint8_t *p) {
-  uint16_t x;
-  memcpy(&x, p, sizeof x);
-  return x;
-}
-VEC_FN int load_32(const uint8_t *p) {
-  int32_t x;
-  memcpy(&x, p, sizeof x);
-  return x;
-}
 /* The f16 at the begin of 2 blocks. */
 VEC_FN vq scales(const uint8_t *p, size_t stride) {
   const __m128i first = _mm_cvtsi32_si128(load_16(p));
@@ -99,27 +87,6 @@ VEC_FN void bytes_q8_0(const uint8_t *p, vb w[2], vq *scale, vq *offset) {
   w[0] = chunks(p + 2, 34);
   w[1] = chunks(p + 18, 34);
 }
-VEC_FN void bytes_q4_0(const uint8_t *p, vb w[2], vq *scale, vq *offset) {
-  *scale = scales(p, 18);
-  *offset = vq_times(*scale, -8);
-  nibbles(chunks(p + 2, 18), w);
-}
-VEC_FN void bytes_q4_1(const uint8_t *p, vb w[2], vq *scale, vq *offset) {
-  scales_and_offsets(p, 20, scale, offset);
-  nibbles(chunks(p + 4, 20), w);
-}
-VEC_FN void bytes_q5_0(const uint8_t *p, vb w[2], vq *scale, vq *offset) {
-  *scale = scales(p, 22);
-  *offset = vq_times(*scale, -16);
-  nibbles(chunks(p + 6, 22), w);
-  fifth_bits(p + 2, 22, w);
-}
-VEC_FN void bytes_q5_1(const uint8_t *p, vb w[2], vq *scale, vq *offset) {
-  scales_and_offsets(p, 24, scale, offset);
-  nibbles(chunks(p + 8, 24), w);
-  fifth_bits(p + 4, 24, w);
-}
-
 /* ---- blocks of 256: vector g is group g ---- */
 
 VEC_FN void group_scales(const uint8_t *block, vec scale[8], vec *offset) {
@@ -145,10 +112,6 @@ VEC_FN void bytes_q5_k(const uint8_t *block, vb w[8], vec scale[8], vec *offset)
     w[g] = _mm256_or_si256(w[g], _mm256_and_si256(is_set, sixteen));
   }
 }
-VEC_FN vec add_8_offsets(const vec *offset, const uint8_t *sums, vec to) {
-  return vec_fma(*offset, vec_load((const float *)(const void *)sums), to);
-}
-
 /* Each half of a block of Q6_K: low nibbles of 64 bytes, then their high ones; the 2 bits on top
  * for 32 elements at a time are in the same 32 bytes. */
 VEC_FN void bytes_q6_k(const uint8_t *block, vb w[8], vec scale[8], vec *offset) {

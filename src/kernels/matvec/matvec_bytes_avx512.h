@@ -5,11 +5,11 @@
 
 #include "kernels/dequant/unpack.h"
 #include "kernels/dequant/vec_avx512.h"
+#include "kernels/matvec/matvec_bytes_x86.h"
 
 enum { VB = 64, VI_DOT_IS_BIASED = MATVEC_VNNI };
 typedef __m512i vb; /* bytes */
 typedef __m512i vi; /* 16 int32 */
-typedef __m128 vq;  /* a number for each block of a unit */
 
 VEC_FN vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 VEC_FN vi vi_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
@@ -41,8 +41,6 @@ VEC_FN vi vi_dot_signed(vi sum, vb w, vb x) {
 }
 
 VEC_FN vq vq_load(const uint8_t *p) { return _mm_loadu_ps((const float *)(const void *)p); }
-VEC_FN vq vq_mul(vq a, vq b) { return _mm_mul_ps(a, b); }
-VEC_FN vq vq_times(vq a, float x) { return _mm_mul_ps(a, _mm_set1_ps(x)); }
 /* Lanes of block b: 4 b .. 4 b + 3. */
 VEC_FN vec vq_spread(vq a) {
   const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
@@ -69,16 +67,6 @@ VEC_FN void nibbles(vb packed, vb w[2]) {
   w[1] = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
 }
 
-VEC_FN int load_16(const uint8_t *p) {
-  uint16_t x;
-  memcpy(&x, p, sizeof x);
-  return x;
-}
-VEC_FN int load_32(const uint8_t *p) {
-  int32_t x;
-  memcpy(&x, p, sizeof x);
-  return x;
-}
 /* The f16 at the begin of 4 blocks. */
 VEC_FN vq scales(const uint8_t *p, size_t stride) {
   __m128i h = _mm_cvtsi32_si128(load_16(p));
@@ -121,27 +109,6 @@ VEC_FN void bytes_q8_0(const uint8_t *p, vb w[2], vq *scale, vq *offset) {
   w[1] = _mm512_xor_si512(w[1], bias);
 #endif
 }
-VEC_FN void bytes_q4_0(const uint8_t *p, vb w[2], vq *scale, vq *offset) {
-  *scale = scales(p, 18);
-  *offset = vq_times(*scale, -8);
-  nibbles(chunks(p + 2, 18), w);
-}
-VEC_FN void bytes_q4_1(const uint8_t *p, vb w[2], vq *scale, vq *offset) {
-  scales_and_offsets(p, 20, scale, offset);
-  nibbles(chunks(p + 4, 20), w);
-}
-VEC_FN void bytes_q5_0(const uint8_t *p, vb w[2], vq *scale, vq *offset) {
-  *scale = scales(p, 22);
-  *offset = vq_times(*scale, -16);
-  nibbles(chunks(p + 6, 22), w);
-  fifth_bits(p + 2, 22, w);
-}
-VEC_FN void bytes_q5_1(const uint8_t *p, vb w[2], vq *scale, vq *offset) {
-  scales_and_offsets(p, 24, scale, offset);
-  nibbles(chunks(p + 8, 24), w);
-  fifth_bits(p + 4, 24, w);
-}
-
 /* ---- blocks of 256 ---- */
 
 /* Vectors of Q4_K and Q5_K: low nibbles of 64 bytes (groups 0 and 2 of four), high ones (1, 3). */
@@ -172,10 +139,6 @@ VEC_FN void bytes_q5_k(const uint8_t *block, vb w[4], vec scale[4], vec *offset)
     w[v] = _mm512_mask_add_epi8(w[v], _mm512_test_epi8_mask(high, bit), w[v], sixteen);
   }
 }
-VEC_FN vec add_8_offsets(const vec *offset, const uint8_t *sums, vec to) {
-  return vec_fma(*offset, vec_load((const float *)(const void *)sums), to);
-}
-
 /* Each half of a block of Q6_K: low nibbles of 64 bytes, then their high ones; the 2 bits on top
  * for 32 elements at a time are in the same 32 bytes. */
 VEC_FN void bytes_q6_k(const uint8_t *block, vb w[4], vec scale[4], vec *offset) {

@@ -110,9 +110,9 @@ static void parts_prepare32(const float *x, size_t n_in, void *row) {
  * hold two runs of 32 bytes of nibbles, first their low ones (groups 0 and 2), then the high ones.
  */
 VEC_FN size_t parts_chunk256(size_t c, int nibble_pairs) {
-  const size_t group = c / 2, half = VB / 32 == 2 ? group / 2 % 2 : 0;
-  if (!nibble_pairs || VB / 32 != 2) return 16 * c;
-  return 64 * (group / 4 * 2 + group % 2) + 32 * half + 16 * (c % 2);
+  const size_t group = c / 2;
+  if (!nibble_pairs || VB != 64) return 16 * c;
+  return 64 * (group / 4 * 2 + group % 2) + 32 * (group / 2 % 2) + 16 * (c % 2);
 }
 
 VEC_FN void parts_prepare256(const float *x, size_t n_in, void *row, int nibble_pairs) {
@@ -141,6 +141,33 @@ static size_t parts_row_bytes32(size_t n_in) {
   return (n_in + 32 * UNIT_BLOCKS - 1) / (32 * UNIT_BLOCKS) * UNIT32_BYTES;
 }
 static size_t parts_row_bytes256(size_t n_in) { return n_in / 256 * UNIT256_BYTES; }
+
+/* ---- weights: what all vectors have in common; the rest is in matvec_bytes_<isa>.h ---- */
+
+VEC_FN void bytes_q4_0(const uint8_t *p, vb w[2], vq *scale, vq *offset) {
+  *scale = scales(p, 18);
+  *offset = vq_times(*scale, -8);
+  nibbles(chunks(p + 2, 18), w);
+}
+VEC_FN void bytes_q4_1(const uint8_t *p, vb w[2], vq *scale, vq *offset) {
+  scales_and_offsets(p, 20, scale, offset);
+  nibbles(chunks(p + 4, 20), w);
+}
+VEC_FN void bytes_q5_0(const uint8_t *p, vb w[2], vq *scale, vq *offset) {
+  *scale = scales(p, 22);
+  *offset = vq_times(*scale, -16);
+  nibbles(chunks(p + 6, 22), w);
+  fifth_bits(p + 2, 22, w);
+}
+VEC_FN void bytes_q5_1(const uint8_t *p, vb w[2], vq *scale, vq *offset) {
+  scales_and_offsets(p, 24, scale, offset);
+  nibbles(chunks(p + 8, 24), w);
+  fifth_bits(p + 4, 24, w);
+}
+
+VEC_FN vec add_8_offsets(const vec *offset, const uint8_t *sums, vec to) {
+  return vec_fma(*offset, vec_load((const float *)(const void *)sums), to);
+}
 
 /* ---- products ---- */
 
@@ -232,7 +259,7 @@ VEC_FN vi dot32_signed(const uint8_t *u, const vb *w) {
     }                                                                                              \
   }
 
-#define PARTS_OUTPUTS(name, bytes, n_blocks, unit_bytes, prepare_row, row_size)                    \
+#define PARTS_OUTPUTS(name, elements, bytes, n_blocks, unit_bytes, prepare_row, row_size)          \
   VEC_FN void parts_outputs_##name(const parts_job *job, size_t o, size_t n_outs, size_t first,    \
                                    size_t n_rows) {                                                \
     vec sums[4 * PARTS_OUTS];                                                                      \
@@ -263,7 +290,7 @@ VEC_FN vi dot32_signed(const uint8_t *u, const vb *w) {
   }                                                                                                \
   void PARTS_PASTE(name, ISA, )(const void *w, size_t n_out, size_t n_in, const void *x,           \
                                 size_t x_bytes, size_t n_rows, float *y, size_t ldy) {             \
-    const size_t n_row_blocks = n_in / ((bytes) > 100 ? 256 : 32);                                 \
+    const size_t n_row_blocks = n_in / (elements);                                                 \
     parts_job job = {.w = w,                                                                       \
                      .row_bytes = n_row_blocks * (bytes),                                          \
                      .n_units = n_row_blocks / (n_blocks),                                         \
@@ -287,10 +314,10 @@ VEC_FN vi dot32_signed(const uint8_t *u, const vb *w) {
 
 #define PARTS_32(name, bytes, has_offset)                                                          \
   PARTS_UNIT32(name, has_offset)                                                                   \
-  PARTS_OUTPUTS(name, bytes, UNIT_BLOCKS, UNIT32_BYTES, parts_prepare32, parts_row_bytes32)
+  PARTS_OUTPUTS(name, 32, bytes, UNIT_BLOCKS, UNIT32_BYTES, parts_prepare32, parts_row_bytes32)
 #define PARTS_256(name, bytes, prepare_row)                                                        \
   PARTS_UNIT256(name)                                                                              \
-  PARTS_OUTPUTS(name, bytes, 1, UNIT256_BYTES, prepare_row, parts_row_bytes256)
+  PARTS_OUTPUTS(name, 256, bytes, 1, UNIT256_BYTES, prepare_row, parts_row_bytes256)
 
 #define add_offsets_q4_k add_8_offsets
 #define add_offsets_q5_k add_8_offsets
