@@ -235,6 +235,7 @@ int cmd_mask_score(int argc, char **argv) {
   size_t n_used = 0;
   o.meta = mask_meta_default();
   cli_engine_options_default(&o.engine);
+  o.engine.weights = LEANK_WEIGHTS_MAPPED; /* read once, not once a step */
   int code = parse(argc, argv, &o, path);
   if (code != CLI_GO) return code;
   if (leank_model_read_info(path[0], &model, &err) != LEANK_OK) return cli_fail(&err);

@@ -64,10 +64,7 @@ static leank_status check(const leank_model *model, const leank_dataset *dataset
              "%zu sink tokens: a multiple of %d is possible", o->n_sink, LEANK_PAGE_TOKENS);
   LK_FAIL_IF(!is_window(o->n_sink) || !is_window(o->n_recent), err, LEANK_E_ARGUMENT, -1,
              "%zu sink and %zu recent tokens: at most %d", o->n_sink, o->n_recent, MAX_WINDOW);
-  LK_FAIL_IF(o->kv_type == LEANK_KV_Q8, err, LEANK_E_ARGUMENT, -1,
-             "K and V of contexts are kept in bf16 or f32 here, not in int8");
-  LK_FAIL_IF(o->kv_type != LEANK_KV_BF16 && o->kv_type != LEANK_KV_F32, err, LEANK_E_ARGUMENT, -1,
-             "unknown type of K and V %d", (int)o->kv_type);
+  LK_TRY(lk_prefill_check_type(o->kv_type, err));
   LK_FAIL_IF(!are_contexts(lk_contexts_of(dataset), &model->info), err, LEANK_E_MISMATCH, -1,
              "the data set holds tokens or lengths that this model has not: it was made with "
              "another");

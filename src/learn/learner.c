@@ -85,10 +85,7 @@ static leank_status check_kinds(const leank_learn_options *o, leank_error *err) 
              "counts that are multiples of %zu: at most %d is possible", o->align, MAX_ALIGN);
   LK_FAIL_IF(o->budget != LEANK_BUDGET_GLOBAL && o->budget != LEANK_BUDGET_PER_HEAD, err,
              LEANK_E_ARGUMENT, -1, "unknown budget %d", (int)o->budget);
-  LK_FAIL_IF(o->kv_type == LEANK_KV_Q8, err, LEANK_E_ARGUMENT, -1,
-             "K and V of contexts are kept in bf16 or f32 here, not in int8");
-  LK_FAIL_IF(o->kv_type != LEANK_KV_BF16 && o->kv_type != LEANK_KV_F32, err, LEANK_E_ARGUMENT, -1,
-             "unknown type of K and V %d", (int)o->kv_type);
+  LK_TRY(lk_prefill_check_type(o->kv_type, err));
 cleanup:
   return status;
 }

@@ -364,6 +364,16 @@ cleanup:
   return status;
 }
 
+leank_status lk_prefill_check_type(leank_kv_type kv_type, leank_error *err) {
+  leank_status status = LEANK_OK;
+  LK_FAIL_IF(kv_type == LEANK_KV_Q8, err, LEANK_E_ARGUMENT, -1,
+             "K and V of contexts are kept in bf16 or f32 here, not in int8");
+  LK_FAIL_IF(kv_type != LEANK_KV_BF16 && kv_type != LEANK_KV_F32, err, LEANK_E_ARGUMENT, -1,
+             "unknown type of K and V %d", (int)kv_type);
+cleanup:
+  return status;
+}
+
 leank_status lk_prefill_check(const lk_prefill *p, size_t i, leank_error *err) {
   const lk_read_context *rc = &p->contexts[i];
   const size_t hidden = p->model->info.hidden;

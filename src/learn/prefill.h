@@ -84,6 +84,8 @@ leank_status lk_prefill_open(const leank_model *model, lk_backend *backend, lean
  * _INTERRUPTED. */
 leank_status lk_prefill_read(lk_prefill *prefill, size_t i, const lk_prefill_options *options,
                              leank_error *err);
+/* LEANK_E_ARGUMENT for a type that contexts are not kept in. */
+leank_status lk_prefill_check_type(leank_kv_type kv_type, leank_error *err);
 /* LEANK_E_STATE where the dense answers of context i, which was read, are not finite: broken
  * weights show there. */
 leank_status lk_prefill_check(const lk_prefill *prefill, size_t i, leank_error *err);
