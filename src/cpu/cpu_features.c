@@ -1,5 +1,6 @@
 #include "cpu/cpu_features.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 static const struct {
@@ -20,11 +21,12 @@ enum { N_LEVELS = sizeof levels / sizeof *levels };
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static uint64_t os_state(void) {
+uint64_t lk_cpu_saved_state(void) {
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
   uint32_t lo, hi;
   __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
   return (uint64_t)hi << 32 | lo;
@@ -42,12 +44,12 @@ static bool may_use_tiles(uint64_t state) {
 #endif
 }
 
-leank_cpu_level lk_cpu_detect(void) {
+static leank_cpu_level detect(void) {
   unsigned a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return LEANK_CPU_C;
-  const unsigned need1 = bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C;
+  const unsigned need1 = bit_AVX | bit_FMA | bit_F16C;
   if ((c & need1) != need1) return LEANK_CPU_C;
-  const uint64_t state = os_state();
+  const uint64_t state = lk_cpu_saved_state();
   if ((state & 0x6) != 0x6) return LEANK_CPU_C; /* XMM and YMM saved */
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & bit_AVX2)) return LEANK_CPU_C;
   const unsigned need7 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
@@ -69,7 +71,7 @@ const char *lk_cpu_architecture(void) { return "x86-64"; }
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 
-leank_cpu_level lk_cpu_detect(void) {
+static leank_cpu_level detect(void) {
   const unsigned long caps = getauxval(AT_HWCAP), more = getauxval(AT_HWCAP2);
   if (!(caps & HWCAP_ASIMD)) return LEANK_CPU_C;
   if (!(caps & HWCAP_ASIMDDP)) return LEANK_CPU_NEON;
@@ -84,22 +86,33 @@ static bool has(const char *feature) {
   return sysctlbyname(feature, &value, &size, NULL, 0) == 0 && value;
 }
 
-leank_cpu_level lk_cpu_detect(void) {
+static leank_cpu_level detect(void) {
   if (!has("hw.optional.arm.FEAT_DotProd")) return LEANK_CPU_NEON;
   return has("hw.optional.arm.FEAT_BF16") ? LEANK_CPU_NEONBF16 : LEANK_CPU_NEONDOT;
 }
 #else
-leank_cpu_level lk_cpu_detect(void) { return LEANK_CPU_NEON; } /* part of every AArch64 ABI */
+static leank_cpu_level detect(void) { return LEANK_CPU_NEON; } /* part of every AArch64 ABI */
 #endif
 
 enum { FIRST_OWN = LEANK_CPU_NEON, LAST_OWN = LEANK_CPU_NEONBF16 };
 const char *lk_cpu_architecture(void) { return "AArch64"; }
 
 #else
-leank_cpu_level lk_cpu_detect(void) { return LEANK_CPU_C; }
+static leank_cpu_level detect(void) { return LEANK_CPU_C; }
 enum { FIRST_OWN = LEANK_CPU_C, LAST_OWN = LEANK_CPU_C };
 const char *lk_cpu_architecture(void) { return "this processor"; }
 #endif
+
+/* Asked for by every selection of a kernel; in a virtual machine each question is a trap. */
+leank_cpu_level lk_cpu_detect(void) {
+  static atomic_int known; /* 0: not yet (LEANK_CPU_BEST) */
+  int level = atomic_load_explicit(&known, memory_order_relaxed);
+  if (level == LEANK_CPU_BEST) {
+    level = (int)detect();
+    atomic_store_explicit(&known, level, memory_order_relaxed);
+  }
+  return (leank_cpu_level)level;
+}
 
 /* The kernel for tiles has been run on tiles in software only (checkkern): who wants it asks. */
 leank_cpu_level lk_cpu_level(leank_cpu_level cap) {

@@ -4,12 +4,17 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include <leank/session.h>
 
 /* The highest level that both CPU and OS support (x86-64: register state saved, XGETBV, and tiles
  * granted; AArch64: what the OS reports, HWCAP). */
 leank_cpu_level lk_cpu_detect(void);
+#if defined(__x86_64__)
+/* XCR0: the registers that the system saves when it switches threads; 0 where it does not say. */
+uint64_t lk_cpu_saved_state(void);
+#endif
 /* min(detected, cap). LEANK_CPU_BEST: the highest detected, but AMX, which has to be asked for. The
  * cap is one of this architecture. */
 leank_cpu_level lk_cpu_level(leank_cpu_level cap);

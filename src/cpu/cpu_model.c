@@ -43,18 +43,9 @@ static const feature_bit feature_bits[] = {
     {"amx_int8", 7, 0, 3, 25, TILES},
 };
 
-/* XCR0: what the system saves when it switches threads. */
-static uint64_t saved_state(void) {
-  unsigned a, b, c, d;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
-  uint32_t lo, hi;
-  __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-  return (uint64_t)hi << 32 | lo;
-}
-
 size_t lk_cpu_model_features(leank_cpu_feature out[LEANK_CPU_MAX_FEATURES]) {
   enum { N = sizeof feature_bits / sizeof *feature_bits };
-  const uint64_t state = saved_state();
+  const uint64_t state = lk_cpu_saved_state();
   /* Tiles are also granted process by process: who has them all has the level. */
   const bool tiles = lk_cpu_detect() >= LEANK_CPU_AMX;
   for (size_t i = 0; i < N; i++) {
