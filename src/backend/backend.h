@@ -12,24 +12,11 @@
 
 #include <leank/session.h>
 
+#include "backend/page_view.h"
 #include "base/alloc.h"
 #include "base/dtype.h"
 #include "base/error.h"
 #include "mask/mask.h"
-
-/* wide: full K and V of every head. lean: kept channels of K, and V, of heads that keep any.
- * stage: one layer's full K and V of the prompt being read, in the order of a wide page. */
-typedef enum lk_page_kind {
-  LK_PAGE_WIDE = 0,
-  LK_PAGE_LEAN,
-  LK_PAGE_STAGE,
-  LK_N_PAGE_KINDS
-} lk_page_kind;
-
-typedef struct lk_page_entry {
-  uint32_t page; /* number in the arena of its kind */
-  uint32_t kind; /* lk_page_kind */
-} lk_page_entry;
 
 /* Attention sizes of a model and what stands in for what is not stored. */
 typedef struct lk_attn_shape {
@@ -49,12 +36,6 @@ typedef struct lk_layer_view {
 static inline unsigned char *lk_view_page(const lk_layer_view *view, lk_page_entry e) {
   return view->arena[e.kind] + (size_t)e.page * view->page_bytes[e.kind];
 }
-
-/* Where one row's K and V go. */
-typedef struct lk_slot {
-  lk_page_entry page; /* wide or stage */
-  uint32_t key;       /* 0 .. P - 1 */
-} lk_slot;
 
 /* Query rows that share a page table. */
 typedef struct lk_attend_group {

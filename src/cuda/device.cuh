@@ -1,0 +1,35 @@
+/* A device as the launching code sees it: its stream, its sizes, the first failure since the last
+ * check. */
+#ifndef LK_CUDA_DEVICE_CUH
+#define LK_CUDA_DEVICE_CUH
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include "cuda/cuda_api.h"
+
+struct lk_cuda_device {
+  int index, n_sm;
+  cudaStream_t stream;
+  cublasLtHandle_t blas; /* NULL until a product of many rows is asked for */
+  void *workspace;       /* of GEMM, workspace_bytes; device memory */
+  size_t workspace_bytes;
+  uint16_t *operand; /* bf16 activations of a product, operand_elements; device memory */
+  size_t operand_elements;
+  leank_error failure; /* code LEANK_OK: none */
+};
+
+/* Keeps a failure, unless one is kept already. `what` names the call, e.g. "rms_norm". */
+void lk_cuda_keep(lk_cuda_device *dev, cudaError_t code, const char *what);
+
+/* After each launch. */
+static inline void lk_cuda_launched(lk_cuda_device *dev, const char *what) {
+  const cudaError_t code = cudaGetLastError();
+  if (code != cudaSuccess) lk_cuda_keep(dev, code, what);
+}
+
+static inline unsigned lk_cuda_blocks(size_t n, size_t per_block) {
+  return (unsigned)((n + per_block - 1) / per_block);
+}
+
+#endif
