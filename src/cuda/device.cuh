@@ -8,8 +8,16 @@
 
 #include "cuda/cuda_api.h"
 
+/* Shared memory of the decode attention kernel on this device; zeros: not chosen yet. */
+typedef struct lk_cuda_ring {
+  int n_slots, n_blocks,
+      n_bytes; /* slots of a block, blocks of a multiprocessor, bytes of a block */
+} lk_cuda_ring;
+
+/* All zeros but what open sets. */
 struct lk_cuda_device {
-  int index, n_sm;
+  int index, n_sm, major; /* multiprocessors; compute capability's first number */
+  lk_cuda_ring ring[2];   /* D 64, 128 */
   cudaStream_t stream;
   cublasLtHandle_t blas; /* NULL until a product of many rows is asked for */
   void *workspace;       /* of GEMM, workspace_bytes; device memory */

@@ -1,0 +1,144 @@
+/* Instructions that C++ has no name for. Layouts of fragments: PTX ISA, "Matrix fragments for
+ * mma.m16n8k16" and "ldmatrix", "movmatrix". */
+#ifndef LK_CUDA_PTX_CUH
+#define LK_CUDA_PTX_CUH
+
+#include <cuda_bf16.h>
+#include <stdint.h>
+
+static __device__ __forceinline__ uint32_t lk_shared_address(const void *p) {
+  return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* 2^x, of relative error below 2^-22; 0 for -inf. */
+static __device__ __forceinline__ float lk_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/* Two fp32 to two bf16, nearest even, a in the lower half. */
+static __device__ __forceinline__ uint32_t lk_pack_bf16(float a, float b) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+  return *(const uint32_t *)&pair;
+}
+static __device__ __forceinline__ float lk_bf16_low(uint32_t pair) {
+  return __uint_as_float(pair << 16);
+}
+static __device__ __forceinline__ float lk_bf16_high(uint32_t pair) {
+  return __uint_as_float(pair & 0xffff0000u);
+}
+
+/* Four 8 x 8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8. */
+static __device__ __forceinline__ void lk_ldmatrix(uint32_t address, uint32_t r[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+static __device__ __forceinline__ void lk_ldmatrix_trans(uint32_t address, uint32_t r[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+/* Transposes an 8 x 8 matrix held by a warp. */
+static __device__ __forceinline__ uint32_t lk_movmatrix_trans(uint32_t a) {
+  uint32_t d;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(d) : "r"(a));
+  return d;
+}
+
+/* c[16][8] += a[16][16] b[16][8], bf16 with fp32 sums. */
+static __device__ __forceinline__ void lk_mma(float c[4], const uint32_t a[4], uint32_t b0,
+                                              uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* ---- mbarriers ---- */
+
+static __device__ __forceinline__ void lk_barrier_init(uint64_t *barrier, uint32_t count) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(lk_shared_address(barrier)), "r"(count)
+               : "memory");
+}
+static __device__ __forceinline__ void lk_barrier_arrive(uint64_t *barrier) {
+  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(
+                   lk_shared_address(barrier))
+               : "memory");
+}
+/* Waits for the phase of this parity to be complete. */
+static __device__ __forceinline__ void lk_barrier_wait(uint64_t *barrier, uint32_t parity) {
+  const uint32_t address = lk_shared_address(barrier);
+  uint32_t done = 0;
+  while (!done) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{\n.reg .pred p;\n"
+                 "mbarrier.try_wait.parity.shared.b64 p, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(done)
+                 : "r"(address), "r"(parity)
+                 : "memory");
+#else
+    asm volatile("{\n.reg .pred p;\n"
+                 "mbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(done)
+                 : "r"(address), "r"(parity)
+                 : "memory");
+#endif
+  }
+}
+
+#if __CUDA_ARCH__ >= 900
+static __device__ __forceinline__ void lk_barrier_expect(uint64_t *barrier, uint32_t n_bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(lk_shared_address(barrier)),
+      "r"(n_bytes)
+      : "memory");
+}
+/* What is read once leaves the second-level cache first. */
+static __device__ __forceinline__ uint64_t lk_policy_read_once(void) {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+/* n_bytes (a multiple of 16) from global to shared memory; counted on the barrier when there. */
+static __device__ __forceinline__ void lk_bulk_copy(uint32_t to, const void *from, uint32_t n_bytes,
+                                                    uint64_t *barrier, uint64_t policy) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+               "[%0], [%1], %2, [%3], %4;" ::"r"(to),
+               "l"(from), "r"(n_bytes), "r"(lk_shared_address(barrier)), "l"(policy)
+               : "memory");
+}
+/* Ordinary writes to shared memory come before later bulk copies into it. */
+static __device__ __forceinline__ void lk_fence_async(void) {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+#endif
+
+/* 16 bytes from global to shared memory. */
+static __device__ __forceinline__ void lk_copy16(uint32_t to, const void *from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+/* Arrives on the barrier when the thread's copies so far are there. */
+static __device__ __forceinline__ void lk_copy_arrive(uint64_t *barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(lk_shared_address(barrier))
+               : "memory");
+}
+
+/* Lets the next kernel of the stream begin; waits for what the one before has written. */
+static __device__ __forceinline__ void lk_dependents_launch(void) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+static __device__ __forceinline__ void lk_dependency_wait(void) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+#endif
