@@ -34,8 +34,7 @@ template <int D> struct decode_shared {
   uint64_t full[MAX_SLOTS], empty[MAX_SLOTS];
 };
 
-template <int D>
-struct ring_offset {
+template <int D> struct ring_offset {
   enum { N_BYTES = (sizeof(decode_shared<D>) + 127) / 128 * 128 };
 };
 
@@ -477,7 +476,7 @@ static __global__ void __launch_bounds__(N_THREADS, 2)
 
 /* ---- merge: one block a sequence and query head ---- */
 
-enum { MERGE_LANES = 16 }; /* nodes at a time */
+enum { MAX_MERGE_LANES = 16 }; /* nodes at a time */
 
 /* The fold of a node's chunks, or its partial where a block had the node whole; of two channels. */
 static __device__ void merge_node(const lk_cuda_decode *job, uint32_t group, uint32_t head,
@@ -519,10 +518,11 @@ static __device__ void merge_node(const lk_cuda_decode *job, uint32_t group, uin
 }
 
 template <int D>
-static __global__ void __launch_bounds__(MERGE_LANES *D / 2)
+static __global__ void __launch_bounds__(MAX_MERGE_LANES *D / 2)
     merge_kernel(const __grid_constant__ lk_cuda_decode job) {
-  __shared__ float node_m[MERGE_LANES], node_l[MERGE_LANES];
-  __shared__ float2 node_o[MERGE_LANES][D / 2];
+  __shared__ float node_m[MAX_MERGE_LANES], node_l[MAX_MERGE_LANES];
+  __shared__ float2 node_o[MAX_MERGE_LANES][D / 2];
+  const uint32_t n_lanes = blockDim.x / (D / 2);
   const uint32_t group = blockIdx.y, q = blockIdx.x % (job.view.n_heads / job.view.n_kv_heads);
   const uint32_t head = blockIdx.x / (job.view.n_heads / job.view.n_kv_heads);
   const uint32_t pair = threadIdx.x % (D / 2), lane = threadIdx.x / (D / 2);
@@ -532,7 +532,7 @@ static __global__ void __launch_bounds__(MERGE_LANES *D / 2)
   float m = -INFINITY, l = 0.0f;
   float2 o = make_float2(0.0f, 0.0f);
   lk_dependency_wait();
-  for (uint32_t base = 0; base < n_nodes; base += MERGE_LANES) {
+  for (uint32_t base = 0; base < n_nodes; base += n_lanes) {
     const uint32_t node = base + lane;
     if (node < n_nodes) {
       float nm, nl, no[2];
@@ -544,7 +544,7 @@ static __global__ void __launch_bounds__(MERGE_LANES *D / 2)
       }
     }
     __syncthreads();
-    const uint32_t n = min(n_nodes - base, (uint32_t)MERGE_LANES);
+    const uint32_t n = min(n_nodes - base, n_lanes);
     for (uint32_t i = 0; lane == 0 && i < n; i++) {
       float a, b;
       lk_fold_factors(&m, node_m[i], &a, &b);
@@ -590,6 +590,17 @@ template <int D> static void choose_ring(lk_cuda_device *dev, lk_cuda_ring *ring
   if (code != cudaSuccess) lk_cuda_keep(dev, code, "decode attention");
 }
 
+/* Nodes that a block of the merge folds at a time: as many as the device has threads for. */
+static uint32_t merge_lanes(const lk_cuda_device *dev, const lk_cuda_decode *job) {
+  const size_t n_threads = (size_t)dev->n_sm * 2048;
+  const size_t per_lane = (size_t)job->n_groups * job->view.n_heads * job->view.head_dim / 2;
+  uint32_t lanes = 1;
+  while (lanes < MAX_MERGE_LANES && lanes * NODE_PAGES < job->max_pages &&
+         2 * lanes * per_lane <= n_threads)
+    lanes *= 2;
+  return lanes;
+}
+
 template <int D>
 static void launch(lk_cuda_device *dev, lk_cuda_ring *ring, const lk_cuda_decode *job) {
   if (ring->n_slots == 0) choose_ring<D>(dev, ring);
@@ -602,7 +613,7 @@ static void launch(lk_cuda_device *dev, lk_cuda_ring *ring, const lk_cuda_decode
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(job->view.n_heads, job->n_groups);
-  config.blockDim = dim3(MERGE_LANES * D / 2);
+  config.blockDim = dim3(merge_lanes(dev, job) * D / 2);
   config.stream = dev->stream;
   config.attrs = &early;
   config.numAttrs = dev->major >= 9 ? 1 : 0;
