@@ -1,0 +1,229 @@
+/* Operations on rows. What is added up is added in an order that depends on the row's length
+ * alone. */
+#include <math.h>
+
+#include "cuda/bf16.cuh"
+#include "cuda/ops.cuh"
+
+enum { THREADS = 256, WARP = 32, N_WARPS = THREADS / WARP };
+
+static const uint32_t full_warp = 0xffffffffu;
+
+/* ---- embedding ---- */
+
+static __global__ void embed_kernel(const uint16_t *table, size_t n_cols, const int32_t *tokens,
+                                    float *x) {
+  const size_t row = blockIdx.x;
+  const uint16_t *from = table + (size_t)tokens[row] * n_cols;
+  for (size_t c = threadIdx.x; c < n_cols; c += THREADS)
+    x[row * n_cols + c] = lk_cuda_from_bf16(from[c]);
+}
+
+void lk_cuda_embed(lk_cuda_device *dev, const uint16_t *table, size_t n_cols, const int32_t *tokens,
+                   size_t n_rows, float *x) {
+  if (n_rows == 0) return;
+  embed_kernel<<<(unsigned)n_rows, THREADS, 0, dev->stream>>>(table, n_cols, tokens, x);
+  lk_cuda_launched(dev, "embed");
+}
+
+/* ---- RMSNorm: a block takes a row, a thread every 256th group of 4 elements ---- */
+
+enum { NORM_STEP = 4 };
+
+static __device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int distance = WARP / 2; distance > 0; distance /= 2)
+    x += __shfl_xor_sync(full_warp, x, distance);
+  return x;
+}
+
+/* The block's sum, the same in every thread; called once. */
+static __device__ float block_sum(float x) {
+  __shared__ float parts[N_WARPS];
+  x = warp_sum(x);
+  if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = x;
+  __syncthreads();
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < N_WARPS; i++) sum += parts[i];
+  return sum;
+}
+
+/* One thread's squares, in ascending order. n a multiple of 4 and x aligned, or a scalar at a time:
+ * the same sums. */
+template <bool VECTOR>
+static __device__ __forceinline__ float sum_of_squares(const float *x, size_t n) {
+  float sum = 0;
+  for (size_t i = (size_t)threadIdx.x * NORM_STEP; i < n; i += THREADS * NORM_STEP) {
+    if (VECTOR) {
+      const float4 a = *(const float4 *)(x + i);
+      sum = fmaf(a.w, a.w, fmaf(a.z, a.z, fmaf(a.y, a.y, fmaf(a.x, a.x, sum))));
+    } else {
+      for (size_t j = i; j < i + NORM_STEP && j < n; j++) sum = fmaf(x[j], x[j], sum);
+    }
+  }
+  return sum;
+}
+
+template <bool VECTOR>
+static __global__ void rms_norm_kernel(const float *x, size_t n, const float *w, float eps,
+                                       float *y) {
+  x += blockIdx.x * n;
+  y += blockIdx.x * n;
+  const float sum = block_sum(sum_of_squares<VECTOR>(x, n));
+  const float scale = 1.0f / sqrtf(sum / (float)n + eps);
+  if (VECTOR) {
+    for (size_t i = (size_t)threadIdx.x * NORM_STEP; i < n; i += THREADS * NORM_STEP) {
+      const float4 a = *(const float4 *)(x + i), b = *(const float4 *)(w + i);
+      *(float4 *)(y + i) =
+          make_float4(a.x * scale * b.x, a.y * scale * b.y, a.z * scale * b.z, a.w * scale * b.w);
+    }
+  } else {
+    for (size_t i = threadIdx.x; i < n; i += THREADS) y[i] = x[i] * scale * w[i];
+  }
+}
+
+static bool is_aligned(const void *p) { return (uintptr_t)p % sizeof(float4) == 0; }
+
+void lk_cuda_rms_norm(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n, const float *w,
+                      float eps, float *y) {
+  if (n_rows == 0) return;
+  if (n % NORM_STEP == 0 && is_aligned(x) && is_aligned(w) && is_aligned(y))
+    rms_norm_kernel<true><<<(unsigned)n_rows, THREADS, 0, dev->stream>>>(x, n, w, eps, y);
+  else
+    rms_norm_kernel<false><<<(unsigned)n_rows, THREADS, 0, dev->stream>>>(x, n, w, eps, y);
+  lk_cuda_launched(dev, "rms_norm");
+}
+
+/* ---- RoPE: a thread takes a pair of channels ---- */
+
+static __global__ void rope_table_kernel(const double *inv_freq, float mscale, size_t half,
+                                         const int64_t *pos, size_t n_rows, float *cos_sin) {
+  const size_t at = (size_t)blockIdx.x * THREADS + threadIdx.x;
+  const size_t row = at / half, i = at % half;
+  if (row >= n_rows) return;
+  double sine, cosine;
+  sincos((double)pos[row] * inv_freq[i], &sine, &cosine);
+  cos_sin[row * 2 * half + i] = (float)cosine * mscale;
+  cos_sin[row * 2 * half + half + i] = (float)sine * mscale;
+}
+
+void lk_cuda_rope_table(lk_cuda_device *dev, const double *inv_freq, float mscale, size_t head_dim,
+                        const int64_t *pos, size_t n_rows, float *cos_sin) {
+  const size_t half = head_dim / 2, n = n_rows * half;
+  if (n == 0) return;
+  rope_table_kernel<<<lk_cuda_blocks(n, THREADS), THREADS, 0, dev->stream>>>(inv_freq, mscale, half,
+                                                                             pos, n_rows, cos_sin);
+  lk_cuda_launched(dev, "rope_table");
+}
+
+static __global__ void rope_kernel(float *x, size_t n_pairs, size_t n_heads, size_t half,
+                                   bool pairs, const float *cos_sin) {
+  const size_t at = (size_t)blockIdx.x * THREADS + threadIdx.x;
+  if (at >= n_pairs) return;
+  const size_t i = at % half, head = at / half;
+  const float *table = cos_sin + head / n_heads * 2 * half;
+  const float cosine = table[i], sine = table[half + i];
+  float *first = x + head * 2 * half + (pairs ? 2 * i : i);
+  float *second = first + (pairs ? 1 : half);
+  const float a = *first, b = *second;
+  *first = a * cosine - b * sine;
+  *second = a * sine + b * cosine;
+}
+
+void lk_cuda_rope(lk_cuda_device *dev, float *x, size_t n_rows, size_t n_heads, size_t head_dim,
+                  bool pairs, const float *cos_sin) {
+  const size_t half = head_dim / 2, n = n_rows * n_heads * half;
+  if (n == 0) return;
+  rope_kernel<<<lk_cuda_blocks(n, THREADS), THREADS, 0, dev->stream>>>(x, n, n_heads, half, pairs,
+                                                                       cos_sin);
+  lk_cuda_launched(dev, "rope");
+}
+
+/* ---- SwiGLU ---- */
+
+/* As the reference: the exponential is of -|gate|, which never overflows. */
+static __global__ void swiglu_kernel(const float *gate, const float *up, size_t n, float *out) {
+  const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+  if (i >= n) return;
+  const float g = gate[i], e = expf(-fabsf(g));
+  out[i] = g * ((g < 0 ? e : 1.0f) / (1.0f + e)) * up[i];
+}
+
+void lk_cuda_swiglu(lk_cuda_device *dev, const float *gate, const float *up, size_t n, float *out) {
+  if (n == 0) return;
+  swiglu_kernel<<<lk_cuda_blocks(n, THREADS), THREADS, 0, dev->stream>>>(gate, up, n, out);
+  lk_cuda_launched(dev, "swiglu");
+}
+
+/* ---- argmax: a block takes a row ---- */
+
+enum { ARGMAX_THREADS = 1024, ARGMAX_WARPS = ARGMAX_THREADS / WARP };
+
+typedef struct candidate {
+  float value;
+  uint32_t index; /* UINT32_MAX: none yet */
+} candidate;
+
+/* The larger, or the first of equals. NaN loses every comparison. */
+static __device__ __forceinline__ candidate better(candidate a, candidate b) {
+  return b.value > a.value || (b.value == a.value && b.index < a.index) ? b : a;
+}
+
+static __device__ __forceinline__ candidate warp_best(candidate best) {
+#pragma unroll
+  for (int distance = WARP / 2; distance > 0; distance /= 2) {
+    const candidate other = {__shfl_xor_sync(full_warp, best.value, distance),
+                             __shfl_xor_sync(full_warp, best.index, distance)};
+    best = better(best, other);
+  }
+  return best;
+}
+
+static __global__ void __launch_bounds__(ARGMAX_THREADS)
+    argmax_kernel(const float *x, uint32_t n, int32_t *index) {
+  __shared__ candidate parts[ARGMAX_WARPS];
+  x += (size_t)blockIdx.x * n;
+  candidate best = {-INFINITY, UINT32_MAX};
+#pragma unroll 8
+  for (uint32_t i = threadIdx.x; i < n; i += ARGMAX_THREADS) {
+    const candidate here = {x[i], i};
+    best = better(best, here);
+  }
+  best = warp_best(best);
+  if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = best;
+  __syncthreads();
+  if (threadIdx.x >= WARP) return;
+  best = warp_best(parts[threadIdx.x]);
+  if (threadIdx.x == 0) index[blockIdx.x] = best.index == UINT32_MAX ? 0 : (int32_t)best.index;
+}
+
+void lk_cuda_argmax(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n, int32_t *index) {
+  if (n_rows == 0) return;
+  argmax_kernel<<<(unsigned)n_rows, ARGMAX_THREADS, 0, dev->stream>>>(x, (uint32_t)n, index);
+  lk_cuda_launched(dev, "argmax");
+}
+
+/* ---- made-up weights ---- */
+
+/* splitmix64 (Steele, Lea, Flood 2014): the output for state seed + (index + 1) * gamma. */
+static __device__ __forceinline__ uint64_t random_bits(uint64_t seed, uint64_t index) {
+  uint64_t z = seed + (index + 1) * 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+/* 24 random bits as an odd integer of magnitude below 2^24, so that 0 is the mean. */
+static __global__ void random_kernel(uint16_t *to, size_t n, float scale, uint64_t seed) {
+  const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+  if (i >= n) return;
+  const int32_t k = (int32_t)(random_bits(seed, i) >> 40) * 2 + 1 - (1 << 24);
+  to[i] = (uint16_t)lk_cuda_to_bf16((float)k * 0x1p-24f * scale);
+}
+
+void lk_cuda_random_bf16(lk_cuda_device *dev, uint16_t *to, size_t n, float scale, uint64_t seed) {
+  if (n == 0) return;
+  random_kernel<<<lk_cuda_blocks(n, THREADS), THREADS, 0, dev->stream>>>(to, n, scale, seed);
+  lk_cuda_launched(dev, "random_bf16");
+}
