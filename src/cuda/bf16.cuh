@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include <cuda_runtime.h>
+
 /* To nearest, ties to even; NaN stays NaN. */
 static __device__ __forceinline__ uint32_t lk_cuda_to_bf16(float x) {
   const uint32_t u = __float_as_uint(x);

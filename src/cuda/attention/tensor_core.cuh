@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+#include <cuda_runtime.h>
+
 static __device__ __forceinline__ uint32_t lk_cuda_shared_address(const void *p) {
   return (uint32_t)__cvta_generic_to_shared(p);
 }
