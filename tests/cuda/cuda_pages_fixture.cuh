@@ -3,6 +3,7 @@
 #ifndef LK_TESTS_CUDA_PAGES_FIXTURE_CUH
 #define LK_TESTS_CUDA_PAGES_FIXTURE_CUH
 
+#include <algorithm>
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
