@@ -124,8 +124,8 @@ static __device__ __forceinline__ void logits(uint32_t q, uint32_t k, uint32_t n
                                               float s[ROW_TILES][KEY_TILES][4]) {
   const uint32_t lane = lk_cuda_lane(), row_bytes = n * 2;
   const uint32_t swizzle = swizzle_of(lane, n / CHUNK);
-  /* Lanes 16-31 name the second 8 columns of Q; of K lanes 8-15 and 24-31, 16-31 the second 8
-   * keys. */
+  /* Of Q lanes 16-31 name the second 8 columns. Of K lanes 8-15 and 24-31 do, and 16-31 name the
+   * second 8 keys. */
   q += (threadIdx.x / 32 * WARP_ROWS + lane % 16) * row_bytes;
   k += (lane / 16 * 8 + lane % 8) * row_bytes;
   const uint32_t q_chunk = ((lane / 16) ^ swizzle) * CHUNK_BYTES;
@@ -322,8 +322,11 @@ static __device__ void place_tile(const lk_cuda_attend_rows &job, const lk_cuda_
   t->table = job.tables + group->table;
   t->middle_begin = (uint32_t)(group->middle_begin / P);
   t->n_middle = (uint32_t)(group->n_middle / P);
-  t->n_lean = t->n_middle ? job.view.heads[t->h].n_padded : 0;
-  t->lean_offset = job.view.heads[t->h].lean_offset;
+  t->n_lean = t->lean_offset = 0;
+  if (t->n_middle) { /* else a dense cache, which may have no description of heads */
+    t->n_lean = job.view.heads[t->h].n_padded;
+    t->lean_offset = job.view.heads[t->h].lean_offset;
+  }
   t->q_shared = shared;
   t->slots = shared + TILE_ROWS * D * 2;
 }
