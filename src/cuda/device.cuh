@@ -14,12 +14,15 @@ typedef struct lk_cuda_ring {
       n_bytes; /* slots of a block, blocks of a multiprocessor, bytes of a block */
 } lk_cuda_ring;
 
+typedef struct lk_cuda_gemm lk_cuda_gemm; /* plans of products, linear/many.cu */
+
 /* All zeros but what open sets. */
 struct lk_cuda_device {
   int index, n_sm, major; /* multiprocessors; compute capability's first number */
   lk_cuda_ring ring[2];   /* D 64, 128 */
   cudaStream_t stream;
-  cublasLtHandle_t blas; /* NULL until a product of many rows is asked for */
+  cublasLtHandle_t blas; /* NULL before reserve */
+  lk_cuda_gemm *gemm;    /* NULL before reserve */
   void *workspace;       /* of GEMM, workspace_bytes; device memory */
   size_t workspace_bytes;
   uint16_t *operand; /* bf16 activations of a product, operand_elements; device memory */
