@@ -82,8 +82,11 @@ static __global__ void split_kernel(const __grid_constant__ few_job job, uint32_
   const uint32_t slab = (uint32_t)(i / 32 / n_tiles);
   float4 a, b;
   load_x(job, 8 * tile + lane / 4, slab * LK_FEW_SLAB + 8 * (lane % 4), &a, &b);
+  uint4 hi, lo;
+  split_8(a, b, &hi, &lo);
   uint4 *to = operand + i / 32 * 64 + lane;
-  split_8(a, b, to, to + 32);
+  to[0] = hi;
+  to[32] = lo;
 }
 
 /* ---- the product ---- */
@@ -151,11 +154,16 @@ static __device__ __forceinline__ void sum_slice(const few_job &job, const few_r
     if (i < job.n_slabs) ask<MT>(rows, job.n_in, slab_of(slice, i), own + i * (64 * MT));
     copy_commit();
   }
+  const uint32_t k = 8 * (lane % 4);
+  float4 x0, x1; /* of the next slab: loaded a turn ahead */
+  if (NT == 1) load_x(job, lane / 4, slab_of(slice, 0) * LK_FEW_SLAB + k, &x0, &x1);
   uint32_t stage = 0;
   for (uint32_t i = 0; i < job.n_slabs; i++) {
-    const uint32_t slab = slab_of(slice, i);
-    float4 x0, x1;
-    if (NT == 1) load_x(job, lane / 4, slab * LK_FEW_SLAB + 8 * (lane % 4), &x0, &x1);
+    uint4 hi, lo;
+    if (NT == 1) {
+      split_8(x0, x1, &hi, &lo);
+      load_x(job, lane / 4, slab_of(slice, i + 1) * LK_FEW_SLAB + k, &x0, &x1);
+    }
     copy_wait<STAGES - 2>();
     uint4 a[2 * MT];
 #pragma unroll
@@ -165,12 +173,10 @@ static __device__ __forceinline__ void sum_slice(const few_job &job, const few_r
       ask<MT>(rows, job.n_in, slab_of(slice, i + STAGES - 1), own + free_stage * (64 * MT));
     copy_commit();
     if (NT == 1) {
-      uint4 hi, lo;
-      split_8(x0, x1, &hi, &lo);
 #pragma unroll
       for (int m = 0; m < MT; m++) multiply(c[m][0], a[2 * m], a[2 * m + 1], hi, lo);
     } else {
-      add_tiles<NT, MT>(a, job.operand + (size_t)slab * (64 * NT) + lane, c);
+      add_tiles<NT, MT>(a, job.operand + (size_t)slab_of(slice, i) * (64 * NT) + lane, c);
     }
     stage = stage == STAGES - 1 ? 0 : stage + 1;
     if (MW > 1 && i % 2 == 1) __syncthreads(); /* keeps warps near enough to share x in L1 */
