@@ -346,7 +346,7 @@ void lk_cuda_linear_few(lk_cuda_device *dev, const lk_cuda_linear *linear) {
     few_job job = {};
     job.n_parts = linear->n_parts;
     job.n_in = linear->n_in;
-    job.n_rows = (uint32_t)(left < LK_FEW_ROWS ? left : LK_FEW_ROWS);
+    job.n_rows = left < LK_FEW_ROWS ? (uint32_t)left : (uint32_t)LK_FEW_ROWS;
     job.n_slabs = (uint32_t)(lk_few_slabs(linear->n_in) / N_SLICES);
     job.x = linear->x + row * linear->n_in;
     for (uint32_t p = 0; p < linear->n_parts; p++) {

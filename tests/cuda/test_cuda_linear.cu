@@ -1,0 +1,536 @@
+/* Weights to bf16 and products on the GPU, against the C reference and float64. `--bench` times
+ * instead of testing. Exit code 77: no device. Without the library's device.cu it is built so:
+ *   gcc -std=c11 -O2 -ffp-contract=off -Isrc -Iinclude -c src/kernels/dequant/dequant_c.c
+ *   gcc -std=c11 -O2 -Isrc -Iinclude -c src/base/dtype.c
+ *   nvcc -ccbin g++-12 -std=c++17 -O3 -gencode arch=compute_90,code=sm_90 -DLK_CUDA_FIXTURE_KEEP \
+ *     -Isrc -Iinclude -Itests/cuda tests/cuda/test_cuda_linear.cu src/cuda/linear/widen.cu \
+ *     src/cuda/linear/few.cu src/cuda/linear/many.cu dequant_c.o dtype.o -lcublasLt \
+ *     -o test_cuda_linear */
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+extern "C" {
+#include "base/dtype.h"
+#include "kernels/dequant/dequant_kernels.h"
+}
+#include "cuda_fixture.cuh"
+
+enum { N_GUARD = 64 }; /* elements after a result that must stay as they are */
+
+static uint64_t seed = 20240607;
+
+/* ---- widen ---- */
+
+/* f16 numbers of a block that must be finite, as every file's are: sign of a NaN that operations
+ * make is the processor's choice. */
+static void make_finite(uint8_t *block, lk_dtype type) {
+  static const size_t none = ~(size_t)0;
+  size_t at[2] = {0, none};
+  if (type < LK_Q8_0) return;
+  if (type == LK_Q6_K) at[0] = 208;
+  if (type == LK_Q4_1 || type == LK_Q5_1 || type == LK_Q4_K || type == LK_Q5_K) at[1] = 2;
+  for (size_t i = 0; i < 2; i++)
+    if (at[i] != none && (block[at[i] + 1] & 0x7c) == 0x7c) block[at[i] + 1] ^= 0x40;
+}
+
+typedef void (*to_bf16_fn)(const void *src, size_t n, uint16_t *dst);
+
+static void test_widen_n(lk_cuda_device *dev, lk_dtype type, to_bf16_fn reference, size_t n) {
+  const size_t n_bytes = lk_dtype_bytes(type, n), block_bytes = lk_dtype_block_bytes(type);
+  std::vector<uint8_t> from(n_bytes);
+  std::vector<uint16_t> want(n + N_GUARD, 0x1234), got(n + N_GUARD, 0x1234);
+  for (size_t i = 0; i < n_bytes; i++) from[i] = (uint8_t)random_bits(&seed);
+  for (size_t i = 0; i < n_bytes; i += block_bytes) make_finite(&from[i], type);
+  reference(from.data(), n, want.data());
+  void *device_from = device_bytes(n_bytes);
+  uint16_t *to = (uint16_t *)device_bytes(got.size() * sizeof *to);
+  to_device(device_from, from.data(), n_bytes);
+  to_device(to, got.data(), got.size() * sizeof *to);
+  lk_cuda_widen(dev, type, device_from, n, to);
+  check_device(dev, "widen");
+  from_device(got.data(), to, got.size() * sizeof *to);
+  size_t n_wrong = 0;
+  for (size_t i = 0; i < got.size(); i++) n_wrong += got[i] != want[i];
+  check(n_wrong == 0, "widen %s, n %zu: %zu wrong", lk_dtype_name(type), n, n_wrong);
+  cudaFree(device_from);
+  cudaFree(to);
+}
+
+static void test_widen(lk_cuda_device *dev) {
+  to_bf16_fn references[LK_N_DTYPES];
+#define LK_EACH_X(TYPE, name) references[LK_##TYPE] = lk_dequant_##name##_c_to_bf16;
+  LK_EACH_DTYPE
+#undef LK_EACH_X
+  for (int type = 0; type < LK_N_DTYPES; type++) {
+    const size_t block = lk_dtype_block_elements((lk_dtype)type);
+    for (size_t n : {1, 7, 8, 9, 255, 4097, 1000003})
+      test_widen_n(dev, (lk_dtype)type, references[type], block == 1 ? n : (n + 31) / 32 * block);
+  }
+  lk_cuda_widen(dev, LK_N_DTYPES, NULL, 256, NULL);
+  check(dev->failure.code != LEANK_OK, "widen of an unknown type is kept as a failure");
+  dev->failure = leank_error{};
+  printf("widen: %zu checks so far\n", n_checks);
+}
+
+/* ---- products ---- */
+
+/* sum and magnitude [n_rows][n_out]: w x and the sum of its terms' magnitudes. */
+static __global__ void oracle_kernel(const uint16_t *w, const float *x, size_t n_out, size_t n_in,
+                                     size_t n_rows, double *sum, double *magnitude) {
+  const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n_rows * n_out) return;
+  const uint16_t *wi = w + i % n_out * n_in;
+  const float *xi = x + i / n_out * n_in;
+  double s = 0, m = 0;
+  for (size_t k = 0; k < n_in; k++) {
+    const double term = (double)__uint_as_float((uint32_t)wi[k] << 16) * (double)xi[k];
+    s += term;
+    m += fabs(term);
+  }
+  sum[i] = s;
+  magnitude[i] = m;
+}
+
+/* One matrix with inputs, an addend, and what comes out, on both sides. */
+typedef struct product {
+  size_t n_out, n_in, n_rows; /* n_rows: most */
+  uint16_t *w;                /* device, as are those below */
+  float *x, *bias, *y0, *y;
+  std::vector<float> host_bias, host_y0;
+  std::vector<double> sum, magnitude;
+} product;
+
+static float *upload_floats(const std::vector<float> &v) {
+  float *p = (float *)device_bytes(v.size() * sizeof *p);
+  to_device(p, v.data(), v.size() * sizeof *p);
+  return p;
+}
+
+/* x is given, or random: magnitudes over 12 binades. */
+static product product_new(size_t n_out, size_t n_in, size_t n_rows, float *x) {
+  product p = {};
+  p.n_out = n_out, p.n_in = n_in, p.n_rows = n_rows;
+  std::vector<uint16_t> w(n_out * n_in);
+  for (uint16_t &v : w) v = lk_f32_to_bf16(random_float(&seed));
+  p.w = (uint16_t *)device_bytes(w.size() * sizeof *p.w);
+  to_device(p.w, w.data(), w.size() * sizeof *p.w);
+  if (!x) {
+    std::vector<float> values(n_rows * n_in);
+    for (float &v : values) v = ldexpf(random_float(&seed), (int)(random_bits(&seed) % 12) - 6);
+    x = upload_floats(values);
+  }
+  p.x = x;
+  p.host_bias.resize(n_out);
+  for (float &v : p.host_bias) v = random_float(&seed);
+  p.host_y0.resize(n_rows * n_out + N_GUARD);
+  for (float &v : p.host_y0) v = random_float(&seed);
+  p.bias = upload_floats(p.host_bias);
+  p.y0 = upload_floats(p.host_y0);
+  p.y = upload_floats(p.host_y0);
+
+  const size_t n = n_rows * n_out;
+  double *sums = (double *)device_bytes(2 * n * sizeof *sums);
+  oracle_kernel<<<lk_cuda_blocks(n, 128), 128>>>(p.w, p.x, n_out, n_in, n_rows, sums, sums + n);
+  p.sum.resize(n);
+  p.magnitude.resize(n);
+  from_device(p.sum.data(), sums, n * sizeof *sums);
+  from_device(p.magnitude.data(), sums + n, n * sizeof *sums);
+  cudaFree(sums);
+  return p;
+}
+
+static void product_free(product *p, bool with_x) {
+  if (with_x) cudaFree(p->x);
+  cudaFree(p->w);
+  cudaFree(p->bias);
+  cudaFree(p->y0);
+  cudaFree(p->y);
+}
+
+static lk_cuda_part part_of(const product *p, bool bias, bool add) {
+  lk_cuda_part part = {};
+  part.w = p->w;
+  part.bias = bias ? p->bias : NULL;
+  part.y = p->y;
+  part.n_out = (uint32_t)p->n_out;
+  part.add = add;
+  return part;
+}
+
+/* y as it was made; results that are not added to are NaN before. */
+static void reset_y(const product *p, bool add) {
+  const size_t n_bytes = p->host_y0.size() * sizeof *p->y;
+  must(cudaMemcpy(p->y, p->y0, n_bytes, cudaMemcpyDeviceToDevice), "copy");
+  if (!add) must(cudaMemset(p->y, 0xff, p->n_rows * p->n_out * sizeof *p->y), "memset");
+}
+
+/* Of a sum of n_in terms on tensor cores: each instruction of 16 terms may cut 2^-24 of the largest
+ * addend off each addend, at most 2^-20 of the magnitude; the rest is the input's rounding. */
+static double few_bound(size_t n_in) {
+  const double n_instructions = 8 * std::ceil((double)n_in / 512); /* of a slice's chain */
+  return 0x1p-18 + n_instructions * 0x1p-20 + 8 * 0x1p-24;
+}
+static double many_bound(size_t n_in) {
+  return 0x1p-9 + (std::ceil((double)n_in / 16) + 8) * 0x1p-20;
+}
+
+/* The first n_rows of y against the oracle, and what lies behind them. Gives y. */
+static std::vector<float> check_product(const product *p, size_t n_rows, bool bias, bool add,
+                                        double bound, const char *what) {
+  std::vector<float> y(p->host_y0.size());
+  from_device(y.data(), p->y, y.size() * sizeof y[0]);
+  size_t n_wrong = 0;
+  double worst = 0;
+  for (size_t i = 0; i < n_rows * p->n_out; i++) {
+    const double b = bias ? p->host_bias[i % p->n_out] : 0, a = add ? p->host_y0[i] : 0;
+    const double error = std::fabs(y[i] - (p->sum[i] + b + a));
+    const double limit =
+        bound * p->magnitude[i] + 0x1p-23 * (p->magnitude[i] + std::fabs(b) + std::fabs(a));
+    if (!(error <= limit)) n_wrong++;
+    worst = std::max(worst, error / limit);
+  }
+  check(n_wrong == 0, "%s %zux%zu, %zu rows: %zu wrong, worst %.3g of the bound", what, p->n_out,
+        p->n_in, n_rows, n_wrong, worst);
+  const size_t end = p->n_rows * p->n_out;
+  check(memcmp(&y[end], &p->host_y0[end], N_GUARD * sizeof y[0]) == 0, "%s wrote behind y", what);
+  return y;
+}
+
+/* ---- few rows ---- */
+
+static const size_t row_counts[] = {1, 2, 7, 8, 9, 16, 33, 64, 65};
+enum { MOST_ROWS = 65 };
+
+/* Each row alone. */
+static std::vector<float> rows_alone(lk_cuda_device *dev, const product *p, bool bias, bool add) {
+  reset_y(p, add);
+  for (size_t row = 0; row < p->n_rows; row++) {
+    lk_cuda_linear job = {};
+    job.parts[0] = part_of(p, bias, add);
+    job.parts[0].y += row * p->n_out;
+    job.n_parts = 1;
+    job.n_in = (uint32_t)p->n_in;
+    job.x = p->x + row * p->n_in;
+    job.n_rows = 1;
+    lk_cuda_linear_few(dev, &job);
+  }
+  check_device(dev, "linear_few");
+  return check_product(p, p->n_rows, bias, add, few_bound(p->n_in), "few, rows alone");
+}
+
+static void test_few_shape(lk_cuda_device *dev, size_t n_out, size_t n_in) {
+  product p = product_new(n_out, n_in, MOST_ROWS, NULL);
+  for (int kind = 0; kind < 4; kind++) {
+    const bool bias = kind & 1, add = kind & 2;
+    const std::vector<float> alone = rows_alone(dev, &p, bias, add);
+    for (size_t n_rows : row_counts) {
+      lk_cuda_linear job = {};
+      job.parts[0] = part_of(&p, bias, add);
+      job.n_parts = 1;
+      job.n_in = (uint32_t)n_in;
+      job.x = p.x;
+      job.n_rows = n_rows;
+      reset_y(&p, add);
+      lk_cuda_linear_few(dev, &job);
+      check_device(dev, "linear_few");
+      const std::vector<float> y = check_product(&p, n_rows, bias, add, few_bound(n_in), "few");
+      check(memcmp(y.data(), alone.data(), n_rows * n_out * sizeof y[0]) == 0,
+            "few %zux%zu: bits of %zu rows are those of each alone", n_out, n_in, n_rows);
+    }
+  }
+  product_free(&p, true);
+}
+
+static void test_few(lk_cuda_device *dev) {
+  for (size_t n_out : {1, 15, 16, 17, 896, 1536})
+    for (size_t n_in : {16, 48, 576, 1536, 8960, 14336}) test_few_shape(dev, n_out, n_in);
+  test_few_shape(dev, 9000, 1040); /* blocks of 32 outputs for one row, a last line that is short */
+  printf("few: %zu checks so far\n", n_checks);
+}
+
+/* Four parts of one launch, of different sizes, with and without bias and add. */
+static void test_few_parts(lk_cuda_device *dev) {
+  enum { N_IN = 1536 };
+  static const size_t n_outs[LK_CUDA_MAX_PARTS] = {1536, 256, 250, 8960};
+  for (size_t n_rows : row_counts) {
+    product p[LK_CUDA_MAX_PARTS];
+    lk_cuda_linear job = {};
+    for (size_t i = 0; i < LK_CUDA_MAX_PARTS; i++) {
+      p[i] = product_new(n_outs[i], N_IN, n_rows, i ? p[0].x : NULL);
+      reset_y(&p[i], i % 2);
+      job.parts[i] = part_of(&p[i], i < 2, i % 2);
+    }
+    job.n_parts = LK_CUDA_MAX_PARTS;
+    job.n_in = N_IN;
+    job.x = p[0].x;
+    job.n_rows = n_rows;
+    lk_cuda_linear_few(dev, &job);
+    check_device(dev, "linear_few");
+    for (size_t i = 0; i < LK_CUDA_MAX_PARTS; i++) {
+      const std::vector<float> y =
+          check_product(&p[i], n_rows, i < 2, i % 2, few_bound(N_IN), "few, parts");
+      const std::vector<float> alone = rows_alone(dev, &p[i], i < 2, i % 2);
+      check(memcmp(y.data(), alone.data(), n_rows * n_outs[i] * sizeof y[0]) == 0,
+            "few: bits of part %zu are those of each row alone", i);
+    }
+    for (size_t i = 0; i < LK_CUDA_MAX_PARTS; i++) product_free(&p[i], i == 0);
+  }
+  printf("few, parts: %zu checks so far\n", n_checks);
+}
+
+/* Rows of NaN and infinities beside a row leave it alone. */
+static void test_few_beside_nan(lk_cuda_device *dev) {
+  enum { N_IN = 576, N_OUT = 200 };
+  for (size_t n_rows : {8, 16, 64}) {
+    product p = product_new(N_OUT, N_IN, n_rows, NULL);
+    const std::vector<float> alone = rows_alone(dev, &p, true, false);
+    std::vector<float> bad(N_IN * (n_rows - 1), NAN);
+    for (size_t i = 0; i < bad.size(); i += 3) bad[i] = INFINITY;
+    to_device(p.x + N_IN, bad.data(), bad.size() * sizeof bad[0]);
+    lk_cuda_linear job = {};
+    job.parts[0] = part_of(&p, true, false);
+    job.n_parts = 1;
+    job.n_in = N_IN;
+    job.x = p.x;
+    job.n_rows = n_rows;
+    lk_cuda_linear_few(dev, &job);
+    check_device(dev, "linear_few");
+    std::vector<float> y(N_OUT);
+    from_device(y.data(), p.y, N_OUT * sizeof y[0]);
+    check(memcmp(y.data(), alone.data(), N_OUT * sizeof y[0]) == 0, "few: a row beside NaNs");
+    product_free(&p, true);
+  }
+}
+
+/* ---- many rows ---- */
+
+static void test_many(lk_cuda_device *dev) {
+  static const size_t n_outs[] = {896, 256, 1535};
+  for (size_t n_rows : {65, 128, 333})
+    for (size_t n_in : {48, 1536, 8960}) {
+      product p[3];
+      lk_cuda_linear job = {};
+      for (int kind = 0; kind < 4; kind++) {
+        const bool bias = kind & 1, add = kind & 2;
+        for (size_t i = 0; i < 3; i++) {
+          if (kind == 0) p[i] = product_new(n_outs[i], n_in, n_rows, i ? p[0].x : NULL);
+          reset_y(&p[i], add);
+          job.parts[i] = part_of(&p[i], bias, add);
+        }
+        job.n_parts = 3;
+        job.n_in = (uint32_t)n_in;
+        job.x = p[0].x;
+        job.n_rows = n_rows;
+        lk_cuda_linear_many(dev, &job);
+        check_device(dev, "linear_many");
+        for (size_t i = 0; i < 3; i++)
+          check_product(&p[i], n_rows, bias, add, many_bound(n_in), bias ? "many, bias" : "many");
+      }
+      for (size_t i = 0; i < 3; i++) product_free(&p[i], i == 0);
+    }
+  printf("many: %zu checks so far\n", n_checks);
+}
+
+/* More shapes than are remembered: plans are made anew. */
+static void test_many_shapes(lk_cuda_device *dev) {
+  product p = product_new(64, 64, 300, NULL);
+  for (int round = 0; round < 2; round++)
+    for (size_t n_rows = 1; n_rows <= 300; n_rows += 2) {
+      lk_cuda_linear job = {};
+      job.parts[0] = part_of(&p, true, false);
+      job.n_parts = 1;
+      job.n_in = 64;
+      job.x = p.x;
+      job.n_rows = n_rows;
+      reset_y(&p, false);
+      lk_cuda_linear_many(dev, &job);
+      check_device(dev, "linear_many");
+      check_product(&p, n_rows, true, false, many_bound(64), "many, shapes");
+    }
+  product_free(&p, true);
+}
+
+/* ---- recorded launches ---- */
+
+typedef void (*linear_fn)(lk_cuda_device *dev, const lk_cuda_linear *job);
+
+static cudaGraphExec_t record(lk_cuda_device *dev, linear_fn run, const lk_cuda_linear *jobs,
+                              size_t n_jobs) {
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  must(cudaStreamBeginCapture(dev->stream, cudaStreamCaptureModeThreadLocal), "begin capture");
+  for (size_t i = 0; i < n_jobs; i++) run(dev, &jobs[i]);
+  must(cudaStreamEndCapture(dev->stream, &graph), "end capture");
+  must(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
+  cudaGraphDestroy(graph);
+  return executable;
+}
+
+/* A recorded product gives the bits of one that is launched, with a shape never seen before. */
+static void test_recorded(lk_cuda_device *dev) {
+  for (int many = 0; many < 2; many++)
+    for (size_t n_rows : {1, 40, 130}) {
+      const linear_fn run = many ? lk_cuda_linear_many : lk_cuda_linear_few;
+      product p = product_new(384, 704, n_rows, NULL);
+      lk_cuda_linear job = {};
+      job.parts[0] = part_of(&p, true, true);
+      job.n_parts = 1;
+      job.n_in = 704;
+      job.x = p.x;
+      job.n_rows = n_rows;
+      cudaGraphExec_t graph = record(dev, run, &job, 1);
+      check_device(dev, "recording");
+      reset_y(&p, true);
+      must(cudaGraphLaunch(graph, dev->stream), "replay");
+      check_device(dev, "replay");
+      const double bound = many ? many_bound(704) : few_bound(704);
+      const std::vector<float> replayed = check_product(&p, n_rows, true, true, bound, "replay");
+      reset_y(&p, true);
+      run(dev, &job);
+      check_device(dev, "run");
+      const std::vector<float> launched = check_product(&p, n_rows, true, true, bound, "run");
+      check(memcmp(replayed.data(), launched.data(), launched.size() * sizeof launched[0]) == 0,
+            "replay and launch agree");
+      cudaGraphExecDestroy(graph);
+      product_free(&p, true);
+    }
+  printf("recorded: %zu checks so far\n", n_checks);
+}
+
+/* Without room, nothing is launched and the failure is kept. */
+static void test_not_reserved(lk_cuda_device *dev) {
+  lk_cuda_device bare = {};
+  bare.stream = dev->stream;
+  bare.n_sm = dev->n_sm;
+  product p = product_new(32, 64, 9, NULL);
+  lk_cuda_linear job = {};
+  job.parts[0] = part_of(&p, false, false);
+  job.n_parts = 1;
+  job.n_in = 64;
+  job.x = p.x;
+  job.n_rows = 9;
+  lk_cuda_linear_few(&bare, &job);
+  check(bare.failure.code != LEANK_OK, "few of 9 rows needs reserve");
+  bare.failure = leank_error{};
+  lk_cuda_linear_many(&bare, &job);
+  check(bare.failure.code != LEANK_OK, "many needs reserve");
+  leank_error err = {};
+  check(lk_cuda_reserve(&bare, (size_t)1 << 30, (size_t)1 << 20, &err) == LEANK_E_MEMORY &&
+            err.code == LEANK_E_MEMORY,
+        "reserve of 2^51 bytes fails");
+  check(lk_cuda_reserve(&bare, 9, 64, &err) == LEANK_OK, "reserve works after that");
+  bare.failure = leank_error{};
+  lk_cuda_linear_few(&bare, &job);
+  check_device(&bare, "linear_few");
+  check_product(&p, 9, false, false, few_bound(64), "few, reserved");
+  lk_cuda_linear_close(&bare);
+  product_free(&p, true);
+}
+
+/* ---- speed ---- */
+
+static __global__ void fill_kernel(uint16_t *w, size_t n) {
+  const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) w[i] = (uint16_t)(0x3c00 | ((i * 2654435761u) >> 7 & 0x81ff)); /* small, both signs */
+}
+
+/* Median milliseconds of a replay. */
+static float time_graph(lk_cuda_device *dev, cudaGraphExec_t graph) {
+  enum { N_WARM = 3, N_TIMED = 21 };
+  cudaEvent_t begin, end;
+  std::vector<float> ms;
+  must(cudaEventCreate(&begin), "cudaEventCreate");
+  must(cudaEventCreate(&end), "cudaEventCreate");
+  for (int i = 0; i < N_WARM + N_TIMED; i++) {
+    float t;
+    must(cudaEventRecord(begin, dev->stream), "record");
+    must(cudaGraphLaunch(graph, dev->stream), "replay");
+    must(cudaEventRecord(end, dev->stream), "record");
+    must(cudaEventSynchronize(end), "synchronize");
+    must(cudaEventElapsedTime(&t, begin, end), "elapsed");
+    if (i >= N_WARM) ms.push_back(t);
+  }
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  std::sort(ms.begin(), ms.end());
+  return ms[ms.size() / 2];
+}
+
+/* n_copies matrices one after another, so that none is found in L2. Microseconds of one product. */
+static double time_product(lk_cuda_device *dev, linear_fn run, const uint16_t *w, size_t n_copies,
+                           size_t n_out, size_t n_in, size_t n_rows) {
+  float *x = (float *)device_bytes(n_rows * n_in * sizeof *x);
+  float *y = (float *)device_bytes(n_rows * n_out * sizeof *y);
+  must(cudaMemset(x, 0x3c, n_rows * n_in * sizeof *x), "memset");
+  std::vector<lk_cuda_linear> jobs(n_copies);
+  for (size_t i = 0; i < n_copies; i++) {
+    jobs[i] = lk_cuda_linear{};
+    jobs[i].parts[0].w = w + i * n_out * n_in;
+    jobs[i].parts[0].y = y;
+    jobs[i].parts[0].n_out = (uint32_t)n_out;
+    jobs[i].n_parts = 1;
+    jobs[i].n_in = (uint32_t)n_in;
+    jobs[i].x = x;
+    jobs[i].n_rows = n_rows;
+  }
+  cudaGraphExec_t graph = record(dev, run, jobs.data(), n_copies);
+  const double us = 1e3 * time_graph(dev, graph) / (double)n_copies;
+  check_device(dev, "bench");
+  cudaGraphExecDestroy(graph);
+  cudaFree(x);
+  cudaFree(y);
+  return us;
+}
+
+static void bench(lk_cuda_device *dev) {
+  static const size_t shapes[][2] = {{896, 896},    {1536, 1536},  {4096, 4096},
+                                     {14336, 4096}, {4096, 14336}, {151936, 1536}};
+  for (const auto &shape : shapes) {
+    const size_t n_out = shape[0], n_in = shape[1], n_bytes = n_out * n_in * sizeof(uint16_t);
+    const size_t n_copies = ((size_t)400 << 20) / n_bytes + 1;
+    uint16_t *w = (uint16_t *)device_bytes(n_copies * n_bytes);
+    const size_t n = n_copies * n_bytes / sizeof *w;
+    fill_kernel<<<lk_cuda_blocks(n, 256), 256>>>(w, n);
+    must(cudaDeviceSynchronize(), "fill");
+    for (size_t n_rows : {1, 2, 4, 8, 16, 32, 64}) {
+      const double us = time_product(dev, lk_cuda_linear_few, w, n_copies, n_out, n_in, n_rows);
+      printf("few  %6zu x %5zu, %4zu rows: %8.2f us, %7.1f GB/s\n", n_out, n_in, n_rows, us,
+             (double)n_bytes / us * 1e-3);
+    }
+    for (size_t n_rows : {16, 32, 64, 2048}) {
+      const size_t n_timed = n_rows > 64 ? std::min<size_t>(n_copies, 8) : n_copies;
+      const double us = time_product(dev, lk_cuda_linear_many, w, n_timed, n_out, n_in, n_rows);
+      printf("many %6zu x %5zu, %4zu rows: %8.2f us, %7.1f GB/s, %6.1f TFLOP/s\n", n_out, n_in,
+             n_rows, us, (double)n_bytes / us * 1e-3,
+             2e-6 * (double)n_out * (double)n_in * (double)n_rows / us);
+    }
+    cudaFree(w);
+  }
+}
+
+int main(int argc, char **argv) {
+  lk_cuda_device dev = open_device();
+  const bool timed = argc > 1 && strcmp(argv[1], "--bench") == 0;
+  leank_error err = {};
+  if (lk_cuda_reserve(&dev, timed ? 2048 : 333, 14336, &err) != LEANK_OK) {
+    printf("%s\n", err.message);
+    return 1;
+  }
+  if (timed) {
+    bench(&dev);
+  } else {
+    test_widen(&dev);
+    test_few(&dev);
+    test_few_parts(&dev);
+    test_few_beside_nan(&dev);
+    test_many(&dev);
+    test_many_shapes(&dev);
+    test_recorded(&dev);
+    test_not_reserved(&dev);
+  }
+  lk_cuda_linear_close(&dev);
+  cudaStreamDestroy(dev.stream);
+  printf("linear: %zu checks, %zu failed\n", n_checks, n_failed);
+  return n_failed || n_checks == 0;
+}
