@@ -137,7 +137,8 @@ typedef struct lk_cuda_api {
   leank_status (*check)(lk_cuda_device *dev, leank_error *err);
   leank_status (*sync)(lk_cuda_device *dev, leank_error *err);
 
-  /* ---- memory ---- */
+  /* ---- memory: each call makes the device the calling thread's current one, as launches need it;
+   * a thread that launches has copied something to the device before ---- */
   void *(*alloc)(lk_cuda_device *dev, size_t n_bytes); /* NULL: none left. 256-byte aligned */
   void (*free)(lk_cuda_device *dev, void *p);          /* waits for launches */
   void *(*alloc_pinned)(lk_cuda_device *dev,

@@ -10,11 +10,14 @@
 
 /* Shared memory of the decode attention kernel on this device; zeros: not chosen yet. */
 typedef struct lk_cuda_ring {
-  int n_slots, n_blocks,
-      n_bytes; /* slots of a block, blocks of a multiprocessor, bytes of a block */
+  int n_slots;  /* of a block */
+  int n_blocks; /* of a multiprocessor */
+  int n_bytes;  /* of a block */
 } lk_cuda_ring;
 
 typedef struct lk_cuda_gemm lk_cuda_gemm; /* plans of products, linear/many.cu */
+
+enum { LK_CUDA_MARKS = 8 };
 
 /* All zeros but what open sets. */
 struct lk_cuda_device {
@@ -27,6 +30,7 @@ struct lk_cuda_device {
   size_t workspace_bytes;
   uint16_t *operand; /* bf16 activations of a product, operand_elements; device memory */
   size_t operand_elements;
+  cudaEvent_t marks[LK_CUDA_MARKS];
   leank_error failure; /* code LEANK_OK: none */
 };
 
