@@ -279,7 +279,7 @@ static void attend_slot(lk_backend *be, const lk_bench_side *side, size_t slot, 
                         float *out) {
   leank_error err = {0};
   assert_int_equal(be->ops->attend(be, LK_LINEAR_FEW, &side->geometry.shape, &side->views[slot],
-                                   side->groups, side->n_seqs, q, out, &err),
+                                   &side->rows, 0, side->n_seqs, q, out, &err),
                    LEANK_OK);
 }
 

@@ -327,13 +327,14 @@ static void test_flops_of_attention(void **state) {
       {.n_rows = 90, .first_pos = 250, .table = table},
       {.first_row = 90, .n_rows = 10, .first_pos = 5, .table = table}};
   const lk_attend_group one = {.n_rows = 1, .first_pos = 319, .table = table};
+  const lk_rows many = {.groups = groups, .n_groups = 2}, few = {.groups = &one, .n_groups = 1};
   double want = 0;
   for (int64_t i = 0; i < 90; i++) want += row_flops(heads, table, 250 + i);
   for (int64_t i = 0; i < 10; i++) want += row_flops(heads, table, 5 + i);
   lk_backend *be = open_backend(2);
-  be->ops->attend(be, LK_LINEAR_MANY, &shape, &view, groups, 2, q, out, NULL);
+  be->ops->attend(be, LK_LINEAR_MANY, &shape, &view, &many, 0, 2, q, out, NULL);
   assert_true(be->ops->flops(be) == want);
-  be->ops->attend(be, LK_LINEAR_FEW, &shape, &view, &one, 1, q, out, NULL);
+  be->ops->attend(be, LK_LINEAR_FEW, &shape, &view, &few, 0, 1, q, out, NULL);
   assert_true(be->ops->flops(be) == want + row_flops(heads, table, 319));
   be->ops->close(be);
 }

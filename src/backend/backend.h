@@ -7,6 +7,7 @@
 #ifndef LK_BACKEND_BACKEND_H
 #define LK_BACKEND_BACKEND_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +32,7 @@ typedef struct lk_layer_view {
   size_t page_bytes[LK_N_PAGE_KINDS];
   const lk_head_map *heads;  /* [Hk] */
   const size_t *lean_offset; /* [Hk] where a head's segment begins in a lean page */
+  size_t mean_offset;        /* floats from a group's mean to this layer's */
 } lk_layer_view;
 
 static inline unsigned char *lk_view_page(const lk_layer_view *view, lk_page_entry e) {
@@ -42,9 +44,24 @@ typedef struct lk_attend_group {
   size_t first_row, n_rows;   /* rows of q and out */
   int64_t first_pos;          /* position of first_row; rows are consecutive; keys <= it are seen */
   const lk_page_entry *table; /* [last position / P + 1] */
-  size_t n_middle;            /* tokens in the lean pages of the table */
-  const float *mean;          /* [Hk][2][D] sums of keys and of values over those tokens, or NULL */
+  size_t middle_begin, n_middle; /* the first token of the table's lean pages, and how many; of no
+                                    meaning, and 0, where there are none */
+  const float *mean; /* [Hk][2][D] sums of keys and of values over those tokens, at the view's
+                        mean_offset; or NULL */
 } lk_attend_group;
+
+/* What the rows of a step or of a chunk are. Host memory; arrays that no op asks for may be NULL.
+ * A device reads its own copy: stage_rows makes it. */
+typedef struct lk_rows {
+  size_t n_rows;             /* N */
+  const leank_token *tokens; /* [N] */
+  const int64_t *pos;        /* [N] */
+  const lk_slot *slots;      /* [N] */
+  const lk_attend_group *groups;
+  size_t n_groups;
+  const lk_page_entry *pack_from, *pack_to; /* [n_packed], as of pack */
+  size_t n_packed;
+} lk_rows;
 
 /* How the middle of a kv head is seen through channel weights w[D] (learning). x is the logit of a
  * middle key k, kbar the mean of the middle's keys. */
@@ -98,9 +115,9 @@ typedef struct lk_backend_ops {
   void (*close)(lk_backend *be);
   const char *(*kernels)(const lk_backend *be); /* "op: variant" lines */
   size_t (*n_threads)(const lk_backend *be);
-  /* Floating-point operations done so far: 2 N n_in n_out of each linear and linear_backward; of
-   * attend 2 (D + channels of K read) for each query head and key it sees. Padding, row operations
-   * and the backward of attention are not counted. */
+  /* Floating-point operations done so far (0: not counted): 2 N n_in n_out of each linear and
+   * linear_backward; of attend 2 (D + channels of K read) for each query head and key it sees.
+   * Padding, row operations and the backward of attention are not counted. */
   double (*flops)(const lk_backend *be);
 
   void *(*alloc)(lk_backend *be, lk_mem_category category, size_t n_bytes);
@@ -109,9 +126,21 @@ typedef struct lk_backend_ops {
    * dy); 0 rows gives it back. */
   leank_status (*reserve_rows)(lk_backend *be, size_t n_rows, size_t n_cols, leank_error *err);
 
-  /* x[N][n_cols] = rows `tokens` of the embedding. */
-  void (*embed)(lk_backend *be, const lk_tensor *embed, const leank_token *tokens, size_t n_rows,
-                float *x);
+  /* Makes `rows` known to the device, in the place of what was; due after each change to it or to
+   * what it points to, before the ops that take it. */
+  leank_status (*stage_rows)(lk_backend *be, const lk_rows *rows, leank_error *err);
+  /* A decode step on staged rows, begun and ended. `key` stands for all that decides which ops are
+   * called, with which arguments; 0: do not record. True: the work of an earlier step with this key
+   * was done again on the rows now staged, and the caller calls neither its ops nor step_end. */
+  bool (*step_begin)(lk_backend *be, uint64_t key);
+  /* complete: every op of the step was called. */
+  leank_status (*step_end)(lk_backend *be, bool complete, leank_error *err);
+  /* Waits for all that was asked for, and tells the first failure since the last call of those
+   * operations that cannot tell it themselves. */
+  leank_status (*wait)(lk_backend *be, leank_error *err);
+
+  /* x[N][n_cols] = rows' tokens of the embedding. */
+  void (*embed)(lk_backend *be, const lk_tensor *embed, const lk_rows *rows, float *x);
   /* y[N][n] = RMSNorm of the rows of x[N][n]. */
   void (*rms_norm)(lk_backend *be, const float *x, size_t n_rows, size_t n, const lk_tensor *w,
                    float eps, float *y);
@@ -119,9 +148,9 @@ typedef struct lk_backend_ops {
    * many columns; that they are known together saves work, the numbers are those of one alone. */
   leank_status (*linear)(lk_backend *be, lk_linear_kind kind, const lk_linear_part *parts,
                          size_t n_parts, const float *x, size_t n_rows, leank_error *err);
-  /* cos_sin[N][2][D/2] of positions pos[N]. */
+  /* cos_sin[N][2][D/2] of the rows' positions. */
   void (*rope_table)(lk_backend *be, const double *inv_freq, float mscale, size_t head_dim,
-                     const int64_t *pos, size_t n_rows, float *cos_sin);
+                     const lk_rows *rows, float *cos_sin);
   /* Rotates x[N][n_heads][D] in place. */
   void (*rope)(lk_backend *be, float *x, size_t n_rows, size_t n_heads, size_t head_dim,
                leank_channel_order order, const float *cos_sin);
@@ -141,24 +170,28 @@ typedef struct lk_backend_ops {
   void (*swiglu_backward)(lk_backend *be, const float *gate, const float *up, size_t n,
                           const float *dout, float *dgate, float *dup);
 
-  /* Writes K[N][Hk][D] and V[N][Hk][D] to slots[N]. */
+  /* Writes rows first .. first + n - 1 of K[N][Hk][D] and V[N][Hk][D] to their slots. */
   void (*append)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
-                 const float *k, const float *v, size_t n_rows, const lk_slot *slots);
+                 const lk_rows *rows, size_t first, size_t n, const float *k, const float *v);
   /* Packs from[i] (wide, stage, or lean with at least the channels that dst keeps) of view `src`
    * into lean page to[i] of view `dst`. */
   void (*pack)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *src,
                const lk_page_entry *from, const lk_layer_view *dst, const lk_page_entry *to,
                size_t n_pages);
+  /* pack of the rows' own pages, inside one view. A page of kind LK_N_PAGE_KINDS is passed over. */
+  void (*pack_rows)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                    const lk_rows *rows);
   /* Copies whole pages of equal size (wide, stage; or lean of equal masks). */
   void (*copy_pages)(lk_backend *be, const lk_layer_view *src, const lk_page_entry *from,
                      const lk_layer_view *dst, const lk_page_entry *to, size_t n_pages);
   /* sums[i + 1][Hk][2][D] = sums[i] + the sums over page i (wide or stage), i < n_pages. */
   void (*sum_pages)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
                     const lk_page_entry *pages, size_t n_pages, float *sums);
-  /* out[N][Hq][D] = attention of q[N][Hq][D] (not scaled) over the groups' pages. few: partials per
-   * fixed chunk of pages, merged in order; at most as many rows as the backend was opened for. */
+  /* out[N][Hq][D] = attention of q[N][Hq][D] (not scaled) over the pages of groups first .. first +
+   * n - 1 of the rows. few: each group is one row; partials per fixed chunk of pages, merged in
+   * order; at most as many rows as the backend was opened for. */
   leank_status (*attend)(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,
-                         const lk_layer_view *view, const lk_attend_group *groups, size_t n_groups,
+                         const lk_layer_view *view, const lk_rows *rows, size_t first, size_t n,
                          const float *q, float *out, leank_error *err);
   /* out[N][Hq][D] = attention of q[N][Hq][D] (not scaled) of the sequences' rows under the weights,
    * lse[N][Hq] = log of the sum of exp(logit). Learning only. LEANK_E_MEMORY. */
@@ -179,9 +212,15 @@ typedef struct lk_backend_ops {
    * in `order`, sums in half order. Either sum may be NULL. */
   void (*head_stats)(lk_backend *be, const float *x, size_t n_rows, size_t n_kv_heads, size_t n_per,
                      size_t head_dim, leank_channel_order order, double *sum_abs, double *sum_sq);
-  /* Copies between a buffer and the caller's memory, and inside buffers. */
+  /* Copies between a buffer and the caller's memory, and inside buffers. What download waits for
+   * may have failed. */
   void (*upload)(lk_backend *be, void *to, const void *from, size_t n_bytes);
-  void (*download)(lk_backend *be, void *to, const void *from, size_t n_bytes);
+  leank_status (*download)(lk_backend *be, void *to, const void *from, size_t n_bytes,
+                           leank_error *err);
+  /* *out = n floats of a buffer where the processor can read them, until the next call: p itself,
+   * or a copy. */
+  leank_status (*to_host)(lk_backend *be, const float *p, size_t n, const float **out,
+                          leank_error *err);
   void (*copy)(lk_backend *be, void *to, const void *from, size_t n_bytes);
   void (*zero)(lk_backend *be, void *p, size_t n_bytes);
   /* Bytes of the buffer p (from alloc) that are in memory; 0 where that is not known. */
@@ -218,7 +257,6 @@ size_t lk_segment_v_bytes(leank_kv_type type, lk_page_kind kind, size_t head_dim
 size_t lk_backend_cpu_row_tile(void);
 /* Most channels of a head whose cache is of type q8. */
 enum { LK_Q8_MAX_HEAD_DIM = 512 };
-/* Kept channels are padded to a multiple of this. */
 size_t lk_backend_cpu_granule(leank_kv_type type);
 /* Operands and tiles of products of n_rows rows of up to n_cols columns, in bytes. */
 size_t lk_backend_cpu_product_bytes(const lk_backend_options *options, size_t n_rows,

@@ -60,11 +60,28 @@ static leank_status cpu_reserve_rows(lk_backend *be, size_t n_rows, size_t n_col
   return lk_gemm_reserve(lk_cpu(be)->gemm, n_rows, n_cols, err);
 }
 
-static void cpu_embed(lk_backend *be, const lk_tensor *embed, const leank_token *tokens,
-                      size_t n_rows, float *x) {
+/* Rows are read where they are, and done when an op returns. */
+static leank_status cpu_stage_rows(lk_backend *be, const lk_rows *rows, leank_error *err) {
+  (void)be, (void)rows, (void)err;
+  return LEANK_OK;
+}
+static bool cpu_step_begin(lk_backend *be, uint64_t key) {
+  (void)be, (void)key;
+  return false;
+}
+static leank_status cpu_step_end(lk_backend *be, bool complete, leank_error *err) {
+  (void)be, (void)complete, (void)err;
+  return LEANK_OK;
+}
+static leank_status cpu_wait(lk_backend *be, leank_error *err) {
+  (void)be, (void)err;
+  return LEANK_OK;
+}
+
+static void cpu_embed(lk_backend *be, const lk_tensor *embed, const lk_rows *rows, float *x) {
   const lk_dequant_variant *dq = lk_cpu(be)->dequant[embed->type];
-  for (size_t r = 0; r < n_rows; r++)
-    dq->to_f32(lk_tensor_row(embed, (size_t)tokens[r]), embed->n_cols, x + r * embed->n_cols);
+  for (size_t r = 0; r < rows->n_rows; r++)
+    dq->to_f32(lk_tensor_row(embed, (size_t)rows->tokens[r]), embed->n_cols, x + r * embed->n_cols);
 }
 
 /* ---- row operations: one item is a block of rows ---- */
@@ -144,12 +161,13 @@ static void table_item(void *ctx, size_t item, size_t thread) {
 }
 
 static void cpu_rope_table(lk_backend *be, const double *inv_freq, float mscale, size_t head_dim,
-                           const int64_t *pos, size_t n_rows, float *cos_sin) {
+                           const lk_rows *rows, float *cos_sin) {
+  const size_t n_rows = rows->n_rows;
   rows_job job = {.y = cos_sin,
                   .n_rows = n_rows,
                   .n = head_dim,
                   .inv_freq = inv_freq,
-                  .pos = pos,
+                  .pos = rows->pos,
                   .mscale = mscale};
   lk_parallel_for(team_for(lk_cpu(be), n_rows), n_row_items(n_rows), table_item, &job);
 }
@@ -342,6 +360,18 @@ static leank_status cpu_linear_backward(lk_backend *be, const lk_tensor *w, cons
   return lk_gemm_run_backward(lk_cpu(be)->gemm, w, dy, n_rows, add, dx, err);
 }
 
+static leank_status cpu_download(lk_backend *be, void *to, const void *from, size_t n_bytes,
+                                 leank_error *err) {
+  (void)be, (void)err;
+  memcpy(to, from, n_bytes);
+  return LEANK_OK;
+}
+static leank_status cpu_to_host(lk_backend *be, const float *p, size_t n, const float **out,
+                                leank_error *err) {
+  (void)be, (void)n, (void)err;
+  *out = p;
+  return LEANK_OK;
+}
 static void cpu_copy(lk_backend *be, void *to, const void *from, size_t n_bytes) {
   (void)be;
   memcpy(to, from, n_bytes);
@@ -366,6 +396,10 @@ static const lk_backend_ops cpu_ops = {
     .alloc = cpu_alloc,
     .free = cpu_free,
     .reserve_rows = cpu_reserve_rows,
+    .stage_rows = cpu_stage_rows,
+    .step_begin = cpu_step_begin,
+    .step_end = cpu_step_end,
+    .wait = cpu_wait,
     .embed = cpu_embed,
     .rms_norm = cpu_rms_norm,
     .linear = cpu_linear,
@@ -377,6 +411,7 @@ static const lk_backend_ops cpu_ops = {
     .swiglu_backward = cpu_swiglu_backward,
     .append = lk_cpu_append,
     .pack = lk_cpu_pack,
+    .pack_rows = lk_cpu_pack_rows,
     .copy_pages = lk_cpu_copy_pages,
     .sum_pages = lk_cpu_sum_pages,
     .attend = lk_cpu_attend,
@@ -384,7 +419,8 @@ static const lk_backend_ops cpu_ops = {
     .attend_weighted_backward = lk_cpu_attend_weighted_backward,
     .head_stats = lk_cpu_head_stats,
     .upload = cpu_copy,
-    .download = cpu_copy,
+    .download = cpu_download,
+    .to_host = cpu_to_host,
     .copy = cpu_copy,
     .zero = cpu_zero,
     .resident = cpu_resident,

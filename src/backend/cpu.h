@@ -65,8 +65,8 @@ static inline size_t lk_cpu_wide_segment_bytes(const lk_cpu_backend *cpu, size_t
 leank_status lk_cpu_attention_open(lk_cpu_backend *cpu, leank_error *err);
 void lk_cpu_attention_close(lk_cpu_backend *cpu);
 leank_status lk_cpu_attend(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,
-                           const lk_layer_view *view, const lk_attend_group *groups,
-                           size_t n_groups, const float *q, float *out, leank_error *err);
+                           const lk_layer_view *view, const lk_rows *rows, size_t first, size_t n,
+                           const float *q, float *out, leank_error *err);
 
 /* cpu_weighted.c */
 void lk_cpu_weighted_close(lk_cpu_backend *cpu);
@@ -83,10 +83,12 @@ leank_status lk_cpu_attend_weighted_backward(lk_backend *be, const lk_attn_shape
 
 /* cpu_pages.c */
 void lk_cpu_append(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
-                   const float *k, const float *v, size_t n_rows, const lk_slot *slots);
+                   const lk_rows *rows, size_t first, size_t n, const float *k, const float *v);
 void lk_cpu_pack(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *src,
                  const lk_page_entry *from, const lk_layer_view *dst, const lk_page_entry *to,
                  size_t n_pages);
+void lk_cpu_pack_rows(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                      const lk_rows *rows);
 void lk_cpu_copy_pages(lk_backend *be, const lk_layer_view *src, const lk_page_entry *from,
                        const lk_layer_view *dst, const lk_page_entry *to, size_t n_pages);
 void lk_cpu_sum_pages(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,

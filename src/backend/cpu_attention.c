@@ -138,6 +138,10 @@ static size_t make_views(const attend_job *job, const lk_attend_group *g, size_t
   return n;
 }
 
+static const float *mean_of(const attend_job *job, const lk_attend_group *g) {
+  return g->mean + job->view->mean_offset;
+}
+
 static float dot_mean(const float *q, const float *sum, const uint16_t *channels, size_t n,
                       float per_token) {
   float s = 0;
@@ -172,7 +176,7 @@ static void prepare_queries(const attend_job *job, const lk_attend_group *g, siz
     for (size_t c = head->n_kept; c < head->n_padded; c++) lean[c] = 0;
     w->pos[i] = g->first_pos + (int64_t)(r - g->first_row);
     if (has_bias)
-      w->bias[i] = dot_mean(to, g->mean + h * 2 * d, head->dropped, d - head->n_kept,
+      w->bias[i] = dot_mean(to, mean_of(job, g) + h * 2 * d, head->dropped, d - head->n_kept,
                             1.0f / (float)g->n_middle);
   }
 }
@@ -201,7 +205,7 @@ static bool uses_mean(const attend_job *job, const lk_attend_group *g, size_t h)
 static void mean_partial(const attend_job *job, const lk_attend_group *g, size_t h,
                          const float *q_scaled, float *m, float *l, float *o) {
   const size_t d = job->shape->head_dim;
-  const float *sum = g->mean + h * 2 * d;
+  const float *sum = mean_of(job, g) + h * 2 * d;
   *m = dot_mean(q_scaled, sum, NULL, d, 1.0f / (float)g->n_middle);
   *l = (float)g->n_middle;
   memcpy(o, sum + d, d * sizeof(float));
@@ -384,18 +388,17 @@ static double attend_flops(const lk_attn_shape *s, const lk_layer_view *view,
 }
 
 leank_status lk_cpu_attend(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,
-                           const lk_layer_view *view, const lk_attend_group *groups,
-                           size_t n_groups, const float *q, float *out, leank_error *err) {
+                           const lk_layer_view *view, const lk_rows *rows, size_t first, size_t n,
+                           const float *q, float *out, leank_error *err) {
   (void)err;
   attend_job job = {.cpu = lk_cpu(be),
                     .shape = shape,
                     .view = view,
-                    .groups = groups,
-                    .n_groups = n_groups,
+                    .groups = rows->groups + first,
+                    .n_groups = n,
                     .q = q,
                     .out = out};
-  for (size_t i = 0; i < n_groups; i++)
-    lk_cpu(be)->n_flops += attend_flops(shape, view, &groups[i]);
+  for (size_t i = 0; i < n; i++) lk_cpu(be)->n_flops += attend_flops(shape, view, &job.groups[i]);
   if (kind == LK_LINEAR_FEW)
     attend_few(&job);
   else

@@ -30,15 +30,16 @@ static void append_item(void *ctx, size_t h, size_t thread) {
 }
 
 void lk_cpu_append(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
-                   const float *k, const float *v, size_t n_rows, const lk_slot *slots) {
+                   const lk_rows *rows, size_t first, size_t n, const float *k, const float *v) {
+  const size_t width = shape->n_kv_heads * shape->head_dim;
   page_job job = {.cpu = lk_cpu(be),
                   .shape = shape,
                   .dst = view,
-                  .k = k,
-                  .v = v,
-                  .slots = slots,
-                  .n_rows = n_rows};
-  lk_parallel_for(n_rows < 16 ? NULL : job.cpu->team, shape->n_kv_heads, append_item, &job);
+                  .k = k + first * width,
+                  .v = v + first * width,
+                  .slots = rows->slots + first,
+                  .n_rows = n};
+  lk_parallel_for(n < 16 ? NULL : job.cpu->team, shape->n_kv_heads, append_item, &job);
 }
 
 /* Where the channels of `to` stand among those that a lean source keeps (all of them: checked by
@@ -75,6 +76,7 @@ static void pack_lean(const page_job *job, const unsigned char *from, const lk_h
 /* Item: one page; every head that keeps anything. */
 static void pack_item(void *ctx, size_t i, size_t thread) {
   const page_job *job = ctx;
+  if (job->from[i].kind == LK_N_PAGE_KINDS) return;
   const size_t wide_segment = lk_cpu_wide_segment_bytes(job->cpu, job->shape->head_dim);
   const unsigned char *from = lk_view_page(job->src, job->from[i]);
   unsigned char *to = lk_view_page(job->dst, job->to[i]);
@@ -96,6 +98,11 @@ void lk_cpu_pack(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view
   page_job job = {
       .cpu = lk_cpu(be), .shape = shape, .src = src, .dst = dst, .from = from, .to = to};
   lk_parallel_for(job.cpu->team, n_pages, pack_item, &job);
+}
+
+void lk_cpu_pack_rows(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                      const lk_rows *rows) {
+  lk_cpu_pack(be, shape, view, rows->pack_from, view, rows->pack_to, rows->n_packed);
 }
 
 static void copy_item(void *ctx, size_t i, size_t thread) {

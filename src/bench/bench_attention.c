@@ -113,10 +113,12 @@ cleanup:
 static leank_status pass(attention_bench *b, contender *c, bool timed, leank_error *err) {
   leank_status status = LEANK_OK;
   const lk_bench_side *side = &c->side;
+  LK_TRY(b->backend->ops->stage_rows(b->backend, &side->rows, err));
   for (size_t i = 0; i < side->n_slots; i++) {
     const double start = lk_bench_seconds();
     LK_TRY(b->backend->ops->attend(b->backend, LK_LINEAR_FEW, &side->geometry.shape,
-                                   &side->views[i], side->groups, side->n_seqs, b->q, b->out, err));
+                                   &side->views[i], &side->rows, 0, side->n_seqs, b->q, b->out,
+                                   err));
     const double seconds = lk_bench_seconds() - start;
     if (timed) lk_bench_samples_add(&c->samples[lk_bench_slot_layer(side, i)], seconds);
     LK_TRY(lk_bench_tick(&b->run, err));

@@ -84,9 +84,11 @@ static void fill_tables(lk_bench_side *side) {
                                         .n_rows = 1,
                                         .first_pos = (int64_t)side->n_tokens - 1,
                                         .table = side->table + b * n_pages,
+                                        .middle_begin = g->n_sink,
                                         .n_middle = side->n_lean * LK_P,
                                         .mean = side->mean ? side->mean + b * n_mean : NULL};
   }
+  side->rows = (lk_rows){.n_rows = side->n_seqs, .groups = side->groups, .n_groups = side->n_seqs};
 }
 
 static leank_status count_pages(lk_bench_side *side, leank_error *err) {
@@ -296,7 +298,9 @@ leank_status lk_bench_source_open(lk_backend *be, const lk_bench_side *side, lk_
   lk_bench_fill_random(&rng, kv, 2 * n);
   for (size_t i = 0; i < n_rows; i++)
     slots[i] = (lk_slot){{(uint32_t)(i / LK_P), LK_PAGE_STAGE}, (uint32_t)(i % LK_P)};
-  be->ops->append(be, &g->shape, &view, kv, kv + n, n_rows, slots);
+  const lk_rows rows = {.n_rows = n_rows, .slots = slots};
+  LK_TRY(be->ops->stage_rows(be, &rows, err));
+  be->ops->append(be, &g->shape, &view, &rows, 0, n_rows, kv, kv + n);
   *out = (lk_bench_source){view.arena[LK_PAGE_STAGE], N_SOURCE_PAGES};
   view.arena[LK_PAGE_STAGE] = NULL;
 cleanup:

@@ -19,6 +19,7 @@ typedef struct lk_bench_side {
   /* made when slots are first filled */
   lk_page_entry *table;    /* [B][pages of a sequence]; the same in every slot */
   lk_attend_group *groups; /* [B] */
+  lk_rows rows;            /* of these groups */
   float *mean;             /* [B][Hk][2][D], or NULL */
   /* the present run of layers */
   size_t first, n_layers, n_slots;

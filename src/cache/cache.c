@@ -104,7 +104,8 @@ void lk_cache_close(lk_cache *c) {
 lk_layer_view lk_cache_layer(const lk_cache *c, size_t layer, unsigned char *stage) {
   const lk_geometry *g = &c->geometry;
   lk_layer_view view = {.heads = lk_mask_map_head(&g->map, layer, 0),
-                        .lean_offset = g->lean_offset + layer * g->shape.n_kv_heads};
+                        .lean_offset = g->lean_offset + layer * g->shape.n_kv_heads,
+                        .mean_offset = layer * lk_cache_mean_floats(c)};
   for (int k = 0; k < 2; k++) {
     view.arena[k] = c->pools[k].arena + c->pools[k].layer_offset[layer];
     view.page_bytes[k] = c->pools[k].page_bytes[layer];

@@ -107,48 +107,75 @@ static leank_status take_table(lk_cache *c, lk_sequence *to, size_t n_tokens, le
   return LEANK_OK;
 }
 
-static void pack_layer(lk_cache *c, lk_sequence *to, const lk_cache *source,
-                       const lk_sequence *from, size_t layer, float *sums) {
+/* The pages of one kind of `to`, and those of `from` that they are made of; returns their count.
+ * Lists have room for all. */
+static size_t list_pages(const lk_sequence *from, const lk_sequence *to, lk_page_kind kind,
+                         lk_page_entry *from_list, lk_page_entry *to_list) {
+  size_t n = 0;
+  for (size_t p = 0; p < lk_pages_of(from->n_tokens); p++) {
+    if (to->table[p].kind != (uint32_t)kind) continue;
+    from_list[n] = from->table[p];
+    to_list[n++] = to->table[p];
+  }
+  return n;
+}
+
+/* The sums over the middle: of its pages in the source, or those that a lean source has kept. */
+static void sum_layer(lk_cache *c, lk_sequence *to, const lk_layer_view *src,
+                      const lk_sequence *from, size_t layer, const lk_page_entry *middle, size_t n,
+                      float *sums) {
   const lk_backend_ops *ops = c->backend->ops;
-  const lk_attn_shape *shape = &c->geometry.shape;
-  const lk_layer_view src = lk_cache_layer(source, layer, NULL);
-  const lk_layer_view dst = lk_cache_layer(c, layer, NULL);
   const size_t n_mean = lk_cache_mean_floats(c);
   bool summed = false;
-  for (size_t p = 0; p < lk_pages_of(from->n_tokens); p++) {
-    const lk_page_entry a = from->table[p], b = to->table[p];
-    if (b.kind == LK_PAGE_WIDE) {
-      ops->copy_pages(c->backend, &src, &a, &dst, &b, 1);
-      continue;
-    }
-    ops->pack(c->backend, shape, &src, &a, &dst, &b, 1);
-    if (!c->keeps_means || a.kind == LK_PAGE_LEAN) continue;
-    ops->sum_pages(c->backend, shape, &src, &a, 1, sums);
+  ops->zero(c->backend, sums, n_mean * sizeof(float));
+  for (size_t i = 0; i < n; i++) {
+    if (middle[i].kind == LK_PAGE_LEAN) continue;
+    ops->sum_pages(c->backend, &c->geometry.shape, src, &middle[i], 1, sums);
     ops->copy(c->backend, sums, sums + n_mean, n_mean * sizeof(float));
     summed = true;
   }
-  if (!c->keeps_means) return;
   const float *mean = summed || !from->mean ? sums : from->mean + layer * n_mean;
   ops->copy(c->backend, to->mean + layer * n_mean, mean, n_mean * sizeof(float));
+}
+
+/* lists: room for four entries a page. */
+static void pack_layers(lk_cache *c, lk_sequence *to, const lk_cache *source,
+                        const lk_sequence *from, lk_page_entry *lists, float *sums) {
+  const lk_backend_ops *ops = c->backend->ops;
+  const size_t n = lk_pages_of(from->n_tokens);
+  lk_page_entry *wide[] = {lists, lists + n}, *lean[] = {lists + 2 * n, lists + 3 * n};
+  const size_t n_wide = list_pages(from, to, LK_PAGE_WIDE, wide[0], wide[1]);
+  const size_t n_lean = list_pages(from, to, LK_PAGE_LEAN, lean[0], lean[1]);
+  for (size_t l = 0; l < c->geometry.n_layers; l++) {
+    const lk_layer_view src = lk_cache_layer(source, l, NULL), dst = lk_cache_layer(c, l, NULL);
+    ops->copy_pages(c->backend, &src, wide[0], &dst, wide[1], n_wide);
+    ops->pack(c->backend, &c->geometry.shape, &src, lean[0], &dst, lean[1], n_lean);
+    if (c->keeps_means) sum_layer(c, to, &src, from, l, lean[0], n_lean, sums);
+  }
 }
 
 leank_status lk_sequence_pack_from(lk_cache *c, lk_sequence *to, const lk_cache *source,
                                    const lk_sequence *from, leank_error *err) {
   leank_status status = LEANK_OK;
   float *sums = NULL;
+  lk_page_entry *lists = NULL;
   LK_TRY(check_source(c, source, from, err));
   const size_t n_mean = lk_cache_mean_floats(c);
   if (c->keeps_means) {
     sums = c->backend->ops->alloc(c->backend, LK_MEM_SCRATCH, 2 * n_mean * sizeof(float));
     LK_FAIL_IF(!sums, err, LEANK_E_MEMORY, -1, "out of memory");
   }
+  lists = lk_alloc(LK_MEM_SCRATCH, 4 * lk_pages_of(from->n_tokens), sizeof *lists);
+  LK_FAIL_IF(!lists, err, LEANK_E_MEMORY, -1, "out of memory");
+  /* The two are of one device, but each has its own order of work. */
+  LK_TRY(source->backend->ops->wait(source->backend, err));
   lk_sequence_clear(c, to);
   LK_TRY(take_table(c, to, from->n_tokens, err));
-  for (size_t l = 0; l < c->geometry.n_layers; l++) {
-    if (sums) c->backend->ops->zero(c->backend, sums, n_mean * sizeof(float));
-    pack_layer(c, to, source, from, l, sums);
-  }
+  pack_layers(c, to, source, from, lists, sums);
+  status = c->backend->ops->wait(c->backend, err);
+  if (status != LEANK_OK) lk_sequence_clear(c, to);
 cleanup:
+  lk_free(lists);
   if (sums) c->backend->ops->free(c->backend, sums);
   return status;
 }

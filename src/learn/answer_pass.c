@@ -189,12 +189,10 @@ static void sum_middles(lk_answer_pass *pass) {
 static void append_rows(lk_answer_pass *pass) {
   lk_backend *be = pass->prefill->backend;
   const lk_attn_shape *shape = &pass->prefill->shape;
-  const size_t kv = shape->n_kv_heads * shape->head_dim;
   for (size_t i = 0; i < pass->n_answers; i++) {
     const lk_weighted_rows *rows = &pass->rows[i];
-    be->ops->append(be, shape, rows->view, pass->forward.k + rows->first_row * kv,
-                    pass->forward.v + rows->first_row * kv, rows->n_rows,
-                    pass->slots + rows->first_row);
+    be->ops->append(be, shape, rows->view, &pass->staged, rows->first_row, rows->n_rows,
+                    pass->forward.k, pass->forward.v);
   }
 }
 
@@ -232,8 +230,11 @@ leank_status lk_answer_forward(lk_answer_pass *pass, lk_answer *const *answers, 
   pass->seen = *seen;
   list_rows(pass, answers, n_answers);
   LK_TRY(reserve_sums(pass, err));
-  be->ops->embed(be, &model->weights.embed, pass->tokens, pass->n_rows, pass->x);
-  lk_forward_positions(&pass->forward, pass->pos, pass->n_rows);
+  pass->staged = (lk_rows){
+      .n_rows = pass->n_rows, .tokens = pass->tokens, .pos = pass->pos, .slots = pass->slots};
+  LK_TRY(be->ops->stage_rows(be, &pass->staged, err));
+  be->ops->embed(be, &model->weights.embed, &pass->staged, pass->x);
+  lk_forward_positions(&pass->forward, &pass->staged);
   for (size_t l = 0; l < model->info.n_layers; l++) LK_TRY(forward_layer(pass, l, err));
   LK_TRY(lk_forward_output(&pass->forward, LK_LINEAR_PRECISE, pass->x, pass->n_rows, NULL, err));
 cleanup:

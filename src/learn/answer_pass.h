@@ -37,6 +37,7 @@ typedef struct lk_answer_pass {
   int64_t *pos;           /* [N] */
   size_t *middle_end;     /* [N] */
   lk_slot *slots;         /* [N] */
+  lk_rows staged;         /* of the three */
   lk_weighted_rows *rows; /* [n_answers] */
   lk_layer_view *views;   /* [n_answers] */
   float **sums;           /* [n_answers] [middle pages + 1][Hk][2][D] of one layer, or NULL */

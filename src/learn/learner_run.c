@@ -120,12 +120,15 @@ static double reference_flops(const leank_learner *l, const lk_answer *a) {
 }
 
 /* The distillation loss of the rows last computed, and its gradient to the hidden states. */
-static double distill(leank_learner *l, lk_answer *const *batch) {
+static leank_status distill(leank_learner *l, lk_answer *const *batch, double *loss,
+                            leank_error *err) {
   const size_t hidden = l->model->info.hidden, n = l->pass.n_rows * hidden;
   const double scale = (double)n * (l->options.paper ? 1 : l->mean_square);
   double sum = 0;
   lk_backend *be = l->backend;
-  be->ops->download(be, l->hidden, l->pass.forward.norm, n * sizeof(float));
+  const leank_status status =
+      be->ops->download(be, l->hidden, l->pass.forward.norm, n * sizeof(float), err);
+  if (status != LEANK_OK) return status;
   for (size_t i = 0, at = 0; i < l->options.batch; i++)
     for (size_t k = 0; k < batch[i]->n_rows * hidden; k++, at++) {
       const double difference = (double)l->hidden[at] - (double)batch[i]->hidden[k];
@@ -133,7 +136,8 @@ static double distill(leank_learner *l, lk_answer *const *batch) {
       l->dhidden[at] = (float)(2 * difference / scale);
     }
   be->ops->upload(be, l->dhidden_device, l->dhidden, n * sizeof(float));
-  return sum / scale;
+  *loss = sum / scale;
+  return LEANK_OK;
 }
 
 /* gradient[n_params], half order, of the distillation loss. */
@@ -143,7 +147,7 @@ static leank_status gradient_of(leank_learner *l, lk_answer *const *batch, lk_sp
   const leank_model_info *m = &l->model->info;
   const lk_seen seen = lk_seen_of(&l->seen, split);
   LK_TRY(lk_answer_forward(&l->pass, batch, l->options.batch, &seen, err));
-  *loss = distill(l, batch);
+  LK_TRY(distill(l, batch, loss, err));
   memset(l->dweight, 0, l->n_params * sizeof *l->dweight);
   LK_TRY(lk_answer_backward(&l->pass, l->dhidden_device, l->dweight, err));
   for (size_t i = 0; i < l->n_params; i++) {

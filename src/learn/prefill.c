@@ -232,9 +232,10 @@ static leank_status judge_first(const lk_prefill *p, const lk_answer *a, lk_forw
                                 const float *x, float *logits, float *host, float *flag,
                                 leank_error *err) {
   const size_t n_vocab = p->model->info.n_vocab;
-  const leank_status status = lk_forward_output(fw, LK_LINEAR_FEW, x, 1, logits, err);
+  leank_status status = lk_forward_output(fw, LK_LINEAR_FEW, x, 1, logits, err);
+  if (status == LEANK_OK)
+    status = p->backend->ops->download(p->backend, host, logits, n_vocab * sizeof(float), err);
   if (status != LEANK_OK) return status;
-  p->backend->ops->download(p->backend, host, logits, n_vocab * sizeof(float));
   size_t best = 0;
   for (size_t v = 1; v < n_vocab; v++)
     if (host[v] > host[best]) best = v;
@@ -308,8 +309,8 @@ static leank_status answer_densely(const lk_prefill *p, lk_read_context *rc, lea
   const lk_seen seen = lk_seen_of(&ones, (lk_split){0, 0, P});
   LK_TRY(lk_answer_forward(&pass, list, n, &seen, err));
   for (size_t i = 0; i < n; row += list[i++]->n_rows)
-    be->ops->download(be, list[i]->hidden, pass.forward.norm + row * p->model->info.hidden,
-                      list[i]->n_rows * p->model->info.hidden * sizeof(float));
+    LK_TRY(be->ops->download(be, list[i]->hidden, pass.forward.norm + row * p->model->info.hidden,
+                             list[i]->n_rows * p->model->info.hidden * sizeof(float), err));
 cleanup:
   lk_answer_pass_close(&pass);
   lk_seen_mask_close(&ones);

@@ -47,8 +47,10 @@ leank_status lk_backward_positions(lk_backward *bw, const int64_t *pos, size_t n
   int64_t *negated = lk_alloc(LK_MEM_SCRATCH, n_rows, sizeof *negated);
   LK_FAIL_IF(!negated, err, LEANK_E_MEMORY, -1, "out of memory");
   for (size_t i = 0; i < n_rows; i++) negated[i] = -pos[i];
-  bw->backend->ops->rope_table(bw->backend, m->inv_freq, m->rope_mscale, m->info.head_dim, negated,
-                               n_rows, bw->cos_sin);
+  const lk_rows rows = {.n_rows = n_rows, .pos = negated};
+  LK_TRY(bw->backend->ops->stage_rows(bw->backend, &rows, err));
+  bw->backend->ops->rope_table(bw->backend, m->inv_freq, m->rope_mscale, m->info.head_dim, &rows,
+                               bw->cos_sin);
 cleanup:
   lk_free(negated);
   return status;

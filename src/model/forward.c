@@ -50,10 +50,10 @@ void lk_forward_close(lk_forward *fw) {
   memset(fw, 0, sizeof *fw);
 }
 
-void lk_forward_positions(lk_forward *fw, const int64_t *pos, size_t n_rows) {
+void lk_forward_positions(lk_forward *fw, const lk_rows *rows) {
   const leank_model *m = fw->model;
-  fw->backend->ops->rope_table(fw->backend, m->inv_freq, m->rope_mscale, m->info.head_dim, pos,
-                               n_rows, fw->cos_sin);
+  fw->backend->ops->rope_table(fw->backend, m->inv_freq, m->rope_mscale, m->info.head_dim, rows,
+                               fw->cos_sin);
 }
 
 leank_status lk_forward_project(lk_forward *fw, lk_linear_kind kind, size_t layer, const float *x,

@@ -14,23 +14,26 @@ typedef struct feed {
   lk_sequence *seq;
   const leank_token *tokens;
   const leank_feed_options *options;
-  size_t n_rows;               /* N */
-  size_t t0, t1;               /* tokens before and after */
-  size_t first_page, n_pages;  /* first stage page; pages at t1 */
-  size_t lean_begin, lean_end; /* pages that enter the middle in this feed */
-  size_t n_taken;              /* entries of `table` that were taken, from page 0 on */
-  lk_page_entry *table;        /* [n_pages] at t1 */
-  lk_page_entry *whole;        /* [n_pages] while a layer is computed: as at t0, or staged */
-  unsigned char *stage;        /* [n_pages - first_page] wide pages of one layer */
-  float *x;                    /* [N][hidden] */
-  float *sums;                 /* [lean pages + 1][Hk][2][D] of one layer, or NULL */
-  float *mean;                 /* [L][Hk][2][D] at t1, or NULL */
-  lk_forward forward;          /* one chunk */
-  int64_t *pos;                /* [chunk] */
-  lk_slot *slots;              /* [chunk] */
-  lk_attend_group *groups;     /* [chunk groups] */
-  lk_page_entry *group_tables; /* [chunk groups][n_pages] */
-  size_t chunk;                /* rows */
+  size_t n_rows;                      /* N */
+  size_t t0, t1;                      /* tokens before and after */
+  size_t first_page, n_pages;         /* first stage page; pages at t1 */
+  size_t lean_begin, lean_end;        /* pages that enter the middle in this feed */
+  size_t n_taken;                     /* entries of `table` that were taken, from page 0 on */
+  lk_page_entry *table;               /* [n_pages] at t1 */
+  lk_page_entry *whole;               /* [n_pages] while a layer is computed: as at t0, or staged */
+  unsigned char *stage;               /* [n_pages - first_page] wide pages of one layer */
+  float *x;                           /* [N][hidden] */
+  float *sums;                        /* [lean pages + 1][Hk][2][D] of one layer, or NULL */
+  float *mean;                        /* [L][Hk][2][D] at t1, or NULL */
+  lk_forward forward;                 /* one chunk */
+  int64_t *pos;                       /* [chunk] */
+  lk_slot *slots;                     /* [chunk] */
+  lk_attend_group *groups;            /* [chunk groups] */
+  lk_page_entry *group_tables;        /* [chunk groups][n_pages] */
+  lk_rows rows;                       /* of the chunk */
+  lk_page_entry *wide_from, *wide_to; /* [n_wide] staged pages, and the wide ones they go to */
+  size_t n_wide;
+  size_t chunk; /* rows */
 } feed;
 
 static size_t max_groups(const feed *f) {
@@ -95,9 +98,17 @@ static leank_status take_buffers(feed *f, leank_error *err) {
   f->slots = lk_alloc(LK_MEM_PREFILL, f->chunk, sizeof *f->slots);
   f->groups = lk_alloc(LK_MEM_PREFILL, max_groups(f), sizeof *f->groups);
   f->group_tables = lk_alloc(LK_MEM_PREFILL, max_groups(f) * f->n_pages, sizeof *f->group_tables);
-  LK_FAIL_IF(!f->stage || !f->x || !f->pos || !f->slots || !f->groups || !f->group_tables, err,
-             LEANK_E_MEMORY, -1, "out of memory: %zu bytes to read %zu tokens",
+  f->wide_from = lk_alloc(LK_MEM_PREFILL, f->n_pages - f->first_page, sizeof *f->wide_from);
+  f->wide_to = lk_alloc(LK_MEM_PREFILL, f->n_pages - f->first_page, sizeof *f->wide_to);
+  LK_FAIL_IF(!f->stage || !f->x || !f->pos || !f->slots || !f->groups || !f->group_tables ||
+                 !f->wide_from || !f->wide_to,
+             err, LEANK_E_MEMORY, -1, "out of memory: %zu bytes to read %zu tokens",
              stage_bytes + x_bytes, f->n_rows);
+  for (size_t p = f->first_page; p < f->n_pages; p++) {
+    if (f->table[p].kind != LK_PAGE_WIDE) continue;
+    f->wide_from[f->n_wide] = stage_entry(f, p);
+    f->wide_to[f->n_wide++] = f->table[p];
+  }
   if (s->cache.keeps_means) {
     const size_t n_sums = f->lean_end - f->lean_begin + 1;
     f->sums = be->ops->alloc(be, LK_MEM_PREFILL, n_sums * n_mean * sizeof(float));
@@ -153,6 +164,8 @@ static void feed_close(feed *f) {
   lk_free(f->slots);
   lk_free(f->groups);
   lk_free(f->group_tables);
+  lk_free(f->wide_from);
+  lk_free(f->wide_to);
   lk_free(f->table);
   lk_free(f->whole);
   be->ops->reserve_rows(be, 0, 0, NULL);
@@ -196,14 +209,6 @@ static void pack_until(const feed *f, const lk_layer_view *view, size_t middle_e
   *packed = end;
 }
 
-static void store_wide(const feed *f, const lk_layer_view *view) {
-  for (size_t p = f->first_page; p < f->n_pages; p++) {
-    const lk_page_entry from = stage_entry(f, p), to = f->table[p];
-    if (to.kind == LK_PAGE_WIDE)
-      f->s->backend->ops->copy_pages(f->s->backend, view, &from, view, &to, 1);
-  }
-}
-
 /* The middle as row r sees it: as it was before the turn, or as a decode step finds it. */
 static size_t row_middle_end(const feed *f, size_t r) {
   return f->options->mode == LEANK_FEED_TURN ? f->seq->middle_end
@@ -235,6 +240,7 @@ static size_t make_groups(const feed *f, size_t row, size_t n) {
                                               .n_rows = end - r,
                                               .first_pos = (int64_t)(f->t0 + r),
                                               .table = table,
+                                              .middle_begin = g->n_sink,
                                               .n_middle = g->pruned ? middle_end - g->n_sink : 0,
                                               .mean = mean};
     r = end;
@@ -256,12 +262,18 @@ static void add_stats(const feed *f, size_t layer, size_t n) {
                         m->order, NULL, st->q_sq + at);
 }
 
-static void set_positions(feed *f, size_t row, size_t n) {
+static void set_rows(feed *f, size_t row, size_t n) {
   for (size_t i = 0; i < n; i++) {
     const size_t at = f->t0 + row + i;
     f->pos[i] = (int64_t)at;
     f->slots[i] = (lk_slot){stage_entry(f, at / LK_P), (uint32_t)(at % LK_P)};
   }
+  f->rows = (lk_rows){.n_rows = n,
+                      .tokens = f->tokens + row,
+                      .pos = f->pos,
+                      .slots = f->slots,
+                      .groups = f->groups,
+                      .n_groups = make_groups(f, row, n)};
 }
 
 static leank_status run_chunk(feed *f, const lk_layer_view *view, size_t layer, size_t row,
@@ -270,13 +282,15 @@ static leank_status run_chunk(feed *f, const lk_layer_view *view, size_t layer, 
   lk_backend *be = f->s->backend;
   const lk_attn_shape *shape = &f->s->cache.geometry.shape;
   float *x = f->x + row * f->s->model->info.hidden;
-  set_positions(f, row, n);
-  lk_forward_positions(&f->forward, f->pos, n);
+  set_rows(f, row, n);
+  LK_TRY(be->ops->stage_rows(be, &f->rows, err));
+  if (layer == 0) be->ops->embed(be, &f->s->model->weights.embed, &f->rows, x);
+  lk_forward_positions(&f->forward, &f->rows);
   LK_TRY(lk_forward_project(&f->forward, LK_LINEAR_MANY, layer, x, n, err));
   add_stats(f, layer, n);
-  be->ops->append(be, shape, view, f->forward.k, f->forward.v, n, f->slots);
+  be->ops->append(be, shape, view, &f->rows, 0, n, f->forward.k, f->forward.v);
   pack_until(f, view, row_middle_end(f, row + n - 1), packed);
-  LK_TRY(be->ops->attend(be, LK_LINEAR_MANY, shape, view, f->groups, make_groups(f, row, n),
+  LK_TRY(be->ops->attend(be, LK_LINEAR_MANY, shape, view, &f->rows, 0, f->rows.n_groups,
                          f->forward.q, f->forward.attn, err));
   LK_TRY(lk_forward_finish(&f->forward, LK_LINEAR_MANY, layer, x, n, err));
 cleanup:
@@ -286,7 +300,8 @@ cleanup:
 static leank_status run_layer(feed *f, size_t layer, leank_error *err) {
   leank_status status = LEANK_OK;
   leank_session *s = f->s;
-  const lk_layer_view view = lk_cache_layer(&s->cache, layer, f->stage);
+  lk_layer_view view = lk_cache_layer(&s->cache, layer, f->stage);
+  view.mean_offset = 0; /* the sums are one layer's */
   const size_t n_mean = lk_cache_mean_floats(&s->cache);
   size_t packed = f->lean_begin;
   stage_begin(f, &view);
@@ -304,7 +319,7 @@ static leank_status run_layer(feed *f, size_t layer, leank_error *err) {
                               (uint64_t)s->model->info.n_layers * f->n_rows);
   }
   pack_until(f, &view, lk_middle_end(&s->cache.geometry, f->t1), &packed);
-  store_wide(f, &view);
+  s->backend->ops->copy_pages(s->backend, &view, f->wide_from, &view, f->wide_to, f->n_wide);
   if (f->sums)
     s->backend->ops->copy(s->backend, f->mean + layer * n_mean,
                           f->sums + (f->lean_end - f->lean_begin) * n_mean, n_mean * sizeof(float));
@@ -315,6 +330,16 @@ cleanup:
 /* ---- what comes out ---- */
 
 enum { OUTPUT_ROWS = 64 };
+
+static leank_status give_rows(const feed *f, void (*to)(void *, size_t, size_t, const float *),
+                              size_t row, size_t n, const float *values, size_t width,
+                              leank_error *err) {
+  const float *host = NULL;
+  const leank_status status =
+      f->s->backend->ops->to_host(f->s->backend, values, n * width, &host, err);
+  if (status == LEANK_OK) to(f->options->user, row, n, host);
+  return status;
+}
 
 /* Final hidden states and logits of every row, block by block. */
 static leank_status output_rows(feed *f, leank_error *err) {
@@ -333,8 +358,8 @@ static leank_status output_rows(feed *f, leank_error *err) {
     LK_FAIL_IF(atomic_load_explicit(&f->s->interrupted, memory_order_relaxed), err,
                LEANK_E_INTERRUPTED, -1, "interrupted at row %zu of the logits", row);
     LK_TRY(lk_forward_output(&f->forward, LK_LINEAR_MANY, f->x + row * m->hidden, n, logits, err));
-    if (o->on_hidden) o->on_hidden(o->user, row, n, f->forward.norm);
-    if (o->on_logits) o->on_logits(o->user, row, n, logits);
+    if (o->on_hidden) LK_TRY(give_rows(f, o->on_hidden, row, n, f->forward.norm, m->hidden, err));
+    if (o->on_logits) LK_TRY(give_rows(f, o->on_logits, row, n, logits, m->n_vocab, err));
   }
 cleanup:
   if (logits) be->ops->free(be, logits);
@@ -348,10 +373,9 @@ static leank_status output_last(feed *f, leank_error *err) {
   if (!f->options->logits) return LEANK_OK;
   leank_status status = lk_forward_output(
       &s->step.forward, LK_LINEAR_FEW, f->x + (f->n_rows - 1) * m->hidden, 1, s->step.logits, err);
-  if (status == LEANK_OK)
-    s->backend->ops->download(s->backend, f->options->logits, s->step.logits,
-                              m->n_vocab * sizeof(float));
-  return status;
+  if (status != LEANK_OK) return status;
+  return s->backend->ops->download(s->backend, f->options->logits, s->step.logits,
+                                   m->n_vocab * sizeof(float), err);
 }
 
 leank_status leank_session_feed(leank_session *s, size_t seq, const leank_token *tokens,
@@ -373,10 +397,10 @@ leank_status leank_session_feed(leank_session *s, size_t seq, const leank_token 
   if (status != LEANK_OK) return status;
   atomic_store_explicit(&s->interrupted, false, memory_order_relaxed);
   LK_TRY(feed_open(&f, err));
-  s->backend->ops->embed(s->backend, &s->model->weights.embed, tokens, n_tokens, f.x);
   for (size_t l = 0; l < s->model->info.n_layers; l++) LK_TRY(run_layer(&f, l, err));
   LK_TRY(output_rows(&f, err));
   LK_TRY(output_last(&f, err));
+  LK_TRY(s->backend->ops->wait(s->backend, err));
   if (f.options->stats) f.options->stats->n_rows += n_tokens;
   feed_commit(&f);
 cleanup:

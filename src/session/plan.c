@@ -147,7 +147,7 @@ static size_t prefill_bytes(const leank_model_info *info, const lk_geometry *g,
                             const feed_size *f) {
   size_t n = f->n_stage * g->wide_page_bytes + f->n_rows * info->hidden * sizeof(float);
   n += f->chunk * (sizeof(int64_t) + sizeof(lk_slot)) + f->n_groups * sizeof(lk_attend_group);
-  n += (f->n_groups + 2) * f->n_pages * sizeof(lk_page_entry);
+  n += ((f->n_groups + 2) * f->n_pages + 2 * f->n_stage) * sizeof(lk_page_entry);
   if (lk_keeps_means(g)) n += (f->n_lean + 1 + g->n_layers) * mean_bytes(g);
   return n;
 }

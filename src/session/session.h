@@ -17,7 +17,9 @@ typedef struct lk_step {
   int64_t *pos;                           /* [n_seqs] */
   lk_slot *slots;                         /* [n_seqs] */
   lk_attend_group *groups;                /* [n_seqs] */
-  lk_page_entry *packed_from, *packed_to; /* [n_seqs] the page that enters the middle */
+  lk_page_entry *packed_from, *packed_to; /* [n_seqs] the pages that enter the middle; then, of
+                                             no kind, for the sequences that pack none */
+  lk_rows rows;                           /* of these lists */
   size_t *packed_row;                     /* [n_seqs] */
   bool *seen;                             /* [n_seqs] sequences of this step */
   float *sums;                            /* [2][Hk][2][D], or NULL */

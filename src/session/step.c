@@ -170,19 +170,35 @@ static void give_pages_back(leank_session *s, size_t n, const size_t *seqs, size
 
 /* ---- the step ---- */
 
-static void set_groups(leank_session *s, size_t n, const size_t *seqs, size_t layer) {
+/* What all layers share. Every sequence has its place in the list of pages to pack, so that steps
+ * differ in whether there is one. */
+static void set_rows(leank_session *s, size_t n, const size_t *seqs, const leank_token *tokens,
+                     size_t n_packed) {
   const lk_cache *c = &s->cache;
+  lk_step *st = &s->step;
   for (size_t i = 0; i < n; i++) {
     const lk_sequence *seq = &c->sequences[seqs[i]];
     const size_t middle_end = lk_middle_end(&c->geometry, seq->n_tokens + 1);
-    s->step.groups[i] =
+    st->groups[i] =
         (lk_attend_group){.first_row = i,
                           .n_rows = 1,
-                          .first_pos = s->step.pos[i],
+                          .first_pos = st->pos[i],
                           .table = seq->table,
+                          .middle_begin = c->geometry.n_sink,
                           .n_middle = c->geometry.pruned ? middle_end - c->geometry.n_sink : 0,
-                          .mean = seq->mean ? seq->mean + layer * lk_cache_mean_floats(c) : NULL};
+                          .mean = seq->mean};
   }
+  for (size_t i = n_packed; i < n; i++)
+    st->packed_from[i] = st->packed_to[i] = (lk_page_entry){0, LK_N_PAGE_KINDS};
+  st->rows = (lk_rows){.n_rows = n,
+                       .tokens = tokens,
+                       .pos = st->pos,
+                       .slots = st->slots,
+                       .groups = st->groups,
+                       .n_groups = n,
+                       .pack_from = st->packed_from,
+                       .pack_to = st->packed_to,
+                       .n_packed = n_packed > 0 ? n : 0};
 }
 
 /* Pages that enter the middle in this step: into lean pages, and into the means. */
@@ -193,7 +209,7 @@ static void pack_layer(leank_session *s, const lk_layer_view *view, const size_t
   const lk_backend_ops *ops = s->backend->ops;
   const size_t n_mean = lk_cache_mean_floats(c);
   if (n_packed == 0) return;
-  ops->pack(s->backend, &c->geometry.shape, view, st->packed_from, view, st->packed_to, n_packed);
+  ops->pack_rows(s->backend, &c->geometry.shape, view, &st->rows);
   for (size_t i = 0; c->keeps_means && i < n_packed; i++) {
     float *mean = c->sequences[seqs[st->packed_row[i]]].mean + layer * n_mean;
     ops->copy(s->backend, st->sums, mean, n_mean * sizeof(float));
@@ -209,13 +225,40 @@ static leank_status run_layer(leank_session *s, size_t n, const size_t *seqs, si
   const lk_attn_shape *shape = &s->cache.geometry.shape;
   const lk_layer_view view = lk_cache_layer(&s->cache, layer, NULL);
   LK_TRY(lk_forward_project(&st->forward, LK_LINEAR_FEW, layer, st->x, n, err));
-  s->backend->ops->append(s->backend, shape, &view, st->forward.k, st->forward.v, n, st->slots);
+  s->backend->ops->append(s->backend, shape, &view, &st->rows, 0, n, st->forward.k, st->forward.v);
   pack_layer(s, &view, seqs, layer, n_packed);
-  set_groups(s, n, seqs, layer);
-  LK_TRY(s->backend->ops->attend(s->backend, LK_LINEAR_FEW, shape, &view, st->groups, n,
+  LK_TRY(s->backend->ops->attend(s->backend, LK_LINEAR_FEW, shape, &view, &st->rows, 0, n,
                                  st->forward.q, st->forward.attn, err));
   LK_TRY(lk_forward_finish(&st->forward, LK_LINEAR_FEW, layer, st->x, n, err));
 cleanup:
+  return status;
+}
+
+/* What decides the ops of a step and their arguments. Means are copied to where the host says, anew
+ * in each step: such a step is not recorded. */
+static uint64_t step_key(const leank_session *s, bool wants_logits) {
+  if (s->cache.keeps_means) return 0;
+  const lk_rows *rows = &s->step.rows;
+  return (uint64_t)rows->n_rows << 2 | (uint64_t)(rows->n_packed > 0) << 1 | wants_logits;
+}
+
+/* The model on the rows that are staged: final hidden states and, where wanted, logits. */
+static leank_status run_step(leank_session *s, const size_t *seqs, size_t n_packed,
+                             bool wants_logits, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_step *st = &s->step;
+  lk_backend *be = s->backend;
+  const size_t n = st->rows.n_rows;
+  if (be->ops->step_begin(be, step_key(s, wants_logits))) return LEANK_OK;
+  be->ops->embed(be, &s->model->weights.embed, &st->rows, st->x);
+  lk_forward_positions(&st->forward, &st->rows);
+  for (size_t l = 0; l < s->model->info.n_layers; l++)
+    LK_TRY(run_layer(s, n, seqs, l, n_packed, err));
+  LK_TRY(lk_forward_output(&st->forward, LK_LINEAR_FEW, st->x, n, wants_logits ? st->logits : NULL,
+                           err));
+  return be->ops->step_end(be, true, err);
+cleanup:
+  be->ops->step_end(be, false, NULL);
   return status;
 }
 
@@ -223,19 +266,20 @@ leank_status leank_session_decode(leank_session *s, size_t n, const size_t *seqs
                                   const leank_token *tokens, float *logits, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_step *st = &s->step;
-  const leank_model *m = s->model;
+  lk_backend *be = s->backend;
   size_t n_packed = 0;
   bool taken = false;
   LK_TRY(check_step(s, n, seqs, tokens, err));
   LK_TRY(check_pages(&s->cache, n, seqs, err));
   taken = true;
   for (size_t i = 0; i < n; i++) take_pages(s, i, &s->cache.sequences[seqs[i]], &n_packed);
-  s->backend->ops->embed(s->backend, &m->weights.embed, tokens, n, st->x);
-  lk_forward_positions(&st->forward, st->pos, n);
-  for (size_t l = 0; l < m->info.n_layers; l++) LK_TRY(run_layer(s, n, seqs, l, n_packed, err));
-  LK_TRY(lk_forward_output(&st->forward, LK_LINEAR_FEW, st->x, n, logits ? st->logits : NULL, err));
+  set_rows(s, n, seqs, tokens, n_packed);
+  LK_TRY(be->ops->stage_rows(be, &st->rows, err));
+  LK_TRY(run_step(s, seqs, n_packed, logits != NULL, err));
   if (logits)
-    s->backend->ops->download(s->backend, logits, st->logits, n * m->info.n_vocab * sizeof(float));
+    LK_TRY(
+        be->ops->download(be, logits, st->logits, n * s->model->info.n_vocab * sizeof(float), err));
+  LK_TRY(be->ops->wait(be, err));
   for (size_t i = 0; i < n_packed; i++) lk_cache_drop_entry(&s->cache, st->packed_from[i]);
   for (size_t i = 0; i < n; i++) {
     lk_sequence *seq = &s->cache.sequences[seqs[i]];
