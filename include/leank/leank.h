@@ -10,6 +10,7 @@
 
 #include <leank/bench.h>
 #include <leank/cpu.h>
+#include <leank/device.h>
 #include <leank/learn.h>
 #include <leank/mask.h>
 #include <leank/model.h>

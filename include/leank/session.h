@@ -24,6 +24,10 @@ typedef enum leank_kv_type {
                         tokens, V with one per token. Heads of up to 512 channels */
 } leank_kv_type;
 
+/* What computes. A CUDA device wants a bf16 cache, heads of 64 or 128 channels, up to 8 query heads
+ * a kv head, policy drop and no mean compensation: else LEANK_E_UNSUPPORTED. See leank/device.h. */
+typedef enum leank_device { LEANK_DEVICE_CPU = 0, LEANK_DEVICE_CUDA = 1 } leank_device;
+
 /* Caps the instruction set of the CPU kernels. Each level includes those before it of its
  * architecture: x86-64 up to 15, AArch64 from 16 on. A level of another architecture than the
  * library's is LEANK_E_ARGUMENT; LEANK_CPU_BEST and LEANK_CPU_C are valid on each. */
@@ -48,9 +52,10 @@ typedef struct leank_plan_options {
   leank_kv_type kv_type;
   size_t prefill_chunk;    /* rows computed together in prefill */
   size_t n_sink, n_recent; /* used where there is a mask; SIZE_MAX = the mask's */
+  leank_device device;
 } leank_plan_options;
 
-/* Bytes of one session. All sequences are n_ctx tokens long. */
+/* Bytes of one session, on its device. All sequences are n_ctx tokens long. */
 typedef struct leank_plan {
   size_t bytes_per_wide_token; /* K and V of all layers, every channel */
   size_t bytes_per_lean_token; /* K and V of all layers, kept channels, backend padding included */
@@ -62,7 +67,7 @@ typedef struct leank_plan {
   size_t prefill_scratch; /* one layer's full K and V, the prompt's hidden states, wide pages of a
                              turn in flight */
   size_t other_scratch;   /* activations of a chunk, partial results, logits */
-  size_t weights;         /* as stored in the file; 0 for a bare config */
+  size_t weights;         /* as stored in the file, on a CUDA device as bf16; 0 for a bare config */
   double k_kept;          /* share of K channels kept in the middle */
   double v_kept;          /* share of V rows (heads) kept in the middle */
 } leank_plan;
@@ -90,12 +95,15 @@ typedef struct leank_session_options {
   size_t n_recent;       /* SIZE_MAX = the mask's (768) */
   int policy;            /* leank_policy, or -1 = the mask's */
   int mean_compensation; /* 0, 1, or -1 = the mask's */
+  leank_device device;   /* default LEANK_DEVICE_CPU */
+  int device_index;      /* of a CUDA device, as leank_cuda_devices counts */
 } leank_session_options;
 
 LEANK_API void leank_session_options_default(leank_session_options *options);
 
 /* All memory of the cache is reserved here. model and mask must outlive the session.
- * LEANK_E_ARGUMENT, _MISMATCH (mask of other sizes), _MEMORY. The caller closes *out. */
+ * LEANK_E_ARGUMENT, _MISMATCH (mask of other sizes), _MEMORY, _UNSUPPORTED (a device that is not
+ * there, or cannot do this). The caller closes *out. */
 LEANK_API leank_status leank_session_open(const leank_model *model,
                                           const leank_session_options *options, leank_session **out,
                                           leank_error *err);
@@ -166,7 +174,7 @@ LEANK_API leank_status leank_session_fork(leank_session *session, size_t from, s
 /* Packs a sequence of another session of the same leank_model and kv_type into this one, under this
  * one's mask; `to` is cleared first. The source must hold in full what this session keeps in full,
  * and elsewhere at least the channels this session keeps: else LEANK_E_MISMATCH. A dense session
- * can always be the source, so that one dense prefill serves many masks. */
+ * can always be the source, so that one dense prefill serves many masks. Both are on one device. */
 LEANK_API leank_status leank_session_pack_from(leank_session *session, size_t to,
                                                const leank_session *source, size_t from,
                                                leank_error *err);

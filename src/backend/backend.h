@@ -229,9 +229,13 @@ typedef struct lk_backend_ops {
 
 struct lk_backend {
   const lk_backend_ops *ops;
+  int index; /* of the device among those of its sort */
 };
 
 typedef struct lk_backend_options {
+  leank_device device;
+  int device_index;
+  const void *model; /* backends of one model and device share what they make of its weights */
   leank_kv_type kv_type;
   size_t n_threads;    /* >= 1 */
   leank_cpu_level cpu; /* cap */
@@ -243,25 +247,44 @@ typedef struct lk_backend_options {
                              of a small loss is lost in their rounding */
 } lk_backend_options;
 
+/* What pages, products and scratch take on a device: known before a backend is open there. */
+typedef struct lk_backend_sizes {
+  size_t (*row_tile)(void);
+  size_t (*granule)(leank_kv_type type); /* kept channels are padded to a multiple of this */
+  /* Bytes of a head's segment in a page of this kind, K of n channels and V, for P tokens. */
+  size_t (*segment_k_bytes)(leank_kv_type type, lk_page_kind kind, size_t n_channels);
+  size_t (*segment_v_bytes)(leank_kv_type type, lk_page_kind kind, size_t head_dim);
+  /* Operands of products of n_rows rows of up to n_cols columns. */
+  size_t (*product_bytes)(const lk_backend_options *options, size_t n_rows, size_t n_cols);
+  size_t (*scratch_bytes)(const lk_backend_options *options); /* of an open backend */
+  /* LEANK_E_UNSUPPORTED, LEANK_E_ARGUMENT: what the device cannot do. */
+  leank_status (*check)(const lk_backend_options *options, leank_error *err);
+} lk_backend_sizes;
+
+const lk_backend_sizes *lk_backend_sizes_of(leank_device device);
+
+/* On the options' device. */
+leank_status lk_backend_open(const lk_backend_options *options, lk_backend **out, leank_error *err);
+/* LEANK_E_UNSUPPORTED: no CUDA library, driver or device; err says which. */
+leank_status lk_backend_open_cuda(const lk_backend_options *options, int device, lk_backend **out,
+                                  leank_error *err);
 leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend **out,
                                  leank_error *err);
 
 /* LEANK_E_ARGUMENT where the level is not one of this architecture. */
 leank_status lk_backend_cpu_check(leank_cpu_level level, leank_error *err);
 
-/* Bytes of a head's segment in a page of this kind, K of n channels and V, for P tokens: what a
- * plan and a cache count. Both are multiples of 64. */
+/* The CPU's sizes. Bytes of segments are multiples of 64. */
 size_t lk_segment_k_bytes(leank_kv_type type, lk_page_kind kind, size_t n_channels);
 size_t lk_segment_v_bytes(leank_kv_type type, lk_page_kind kind, size_t head_dim);
-/* What the CPU backend's table says, before one is open: a plan needs no backend. */
 size_t lk_backend_cpu_row_tile(void);
 /* Most channels of a head whose cache is of type q8. */
 enum { LK_Q8_MAX_HEAD_DIM = 512 };
 size_t lk_backend_cpu_granule(leank_kv_type type);
-/* Operands and tiles of products of n_rows rows of up to n_cols columns, in bytes. */
+/* Operands and tiles. */
 size_t lk_backend_cpu_product_bytes(const lk_backend_options *options, size_t n_rows,
                                     size_t n_cols);
-/* Scratch of a CPU backend with these options (partials and per-thread buffers), in bytes. */
+/* Partials and per-thread buffers. */
 size_t lk_backend_cpu_scratch_bytes(const lk_backend_options *options);
 
 #endif

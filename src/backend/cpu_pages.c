@@ -170,9 +170,14 @@ static void stats_item(void *ctx, size_t h, size_t thread) {
   }
 }
 
+void lk_head_stats(lk_team *team, const float *x, size_t n_rows, size_t n_kv_heads, size_t n_per,
+                   size_t head_dim, leank_channel_order order, double *sum_abs, double *sum_sq) {
+  stats_job job = {x, n_rows, n_kv_heads, n_per, head_dim, order, sum_abs, sum_sq};
+  lk_parallel_for(team, n_kv_heads, stats_item, &job);
+}
+
 void lk_cpu_head_stats(lk_backend *be, const float *x, size_t n_rows, size_t n_kv_heads,
                        size_t n_per, size_t head_dim, leank_channel_order order, double *sum_abs,
                        double *sum_sq) {
-  stats_job job = {x, n_rows, n_kv_heads, n_per, head_dim, order, sum_abs, sum_sq};
-  lk_parallel_for(lk_cpu(be)->team, n_kv_heads, stats_item, &job);
+  lk_head_stats(lk_cpu(be)->team, x, n_rows, n_kv_heads, n_per, head_dim, order, sum_abs, sum_sq);
 }

@@ -18,15 +18,17 @@ lk_page_kind lk_kind_of(const lk_geometry *g, size_t page, size_t middle_end) {
 static void size_pages(lk_geometry *g) {
   const size_t d = g->shape.head_dim, n_heads = g->shape.n_kv_heads;
   const leank_kv_type type = g->kv_type;
-  const size_t lean_v = lk_segment_v_bytes(type, LK_PAGE_LEAN, d);
-  g->wide_page_bytes = n_heads * (lk_segment_k_bytes(type, LK_PAGE_WIDE, d) +
-                                  lk_segment_v_bytes(type, LK_PAGE_WIDE, d));
+  const lk_backend_sizes *sizes = lk_backend_sizes_of(g->device);
+  const size_t lean_v = sizes->segment_v_bytes(type, LK_PAGE_LEAN, d);
+  g->wide_page_bytes = n_heads * (sizes->segment_k_bytes(type, LK_PAGE_WIDE, d) +
+                                  sizes->segment_v_bytes(type, LK_PAGE_WIDE, d));
   for (size_t l = 0; l < g->n_layers; l++) {
     size_t at = 0;
     for (size_t h = 0; h < n_heads; h++) {
       const lk_head_map *head = lk_mask_map_head(&g->map, l, h);
       g->lean_offset[l * n_heads + h] = at;
-      if (head->n_kept > 0) at += lk_segment_k_bytes(type, LK_PAGE_LEAN, head->n_padded) + lean_v;
+      if (head->n_kept > 0)
+        at += sizes->segment_k_bytes(type, LK_PAGE_LEAN, head->n_padded) + lean_v;
     }
     g->lean_page_bytes[l] = at;
   }
@@ -55,6 +57,7 @@ leank_status lk_geometry_make(const lk_geometry_options *o, lk_geometry *out, le
   leank_status status = LEANK_OK;
   lk_geometry g = {.shape = o->shape,
                    .n_layers = o->n_layers,
+                   .device = o->device,
                    .kv_type = o->kv_type,
                    .pruned = o->mask != NULL,
                    .n_sink = o->mask ? o->n_sink : 0,

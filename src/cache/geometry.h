@@ -17,6 +17,7 @@ enum { LK_P = LEANK_PAGE_TOKENS };
 typedef struct lk_geometry {
   lk_attn_shape shape;
   size_t n_layers;
+  leank_device device;
   leank_kv_type kv_type;
   bool pruned;             /* false: a dense cache, every page is wide */
   size_t n_sink, n_recent; /* tokens */
@@ -36,6 +37,7 @@ typedef struct lk_geometry_options {
   lk_attn_shape shape;
   leank_channel_order order;
   const leank_mask *mask; /* NULL = dense */
+  leank_device device;
   leank_kv_type kv_type;
   size_t n_ctx;            /* most tokens of a sequence */
   size_t n_sink, n_recent; /* ignored where dense */

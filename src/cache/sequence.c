@@ -72,6 +72,8 @@ static leank_status check_source(const lk_cache *c, const lk_cache *source, cons
   LK_FAIL_IF(g->n_layers != s->n_layers || g->shape.n_kv_heads != s->shape.n_kv_heads ||
                  g->shape.head_dim != s->shape.head_dim || g->kv_type != s->kv_type,
              err, LEANK_E_MISMATCH, -1, "the sessions are of different models or cache types");
+  LK_FAIL_IF(g->device != s->device || c->backend->index != source->backend->index, err,
+             LEANK_E_MISMATCH, -1, "the sessions are on different devices");
   LK_FAIL_IF(from->n_tokens > g->max_tokens, err, LEANK_E_CONTEXT, -1,
              "the source has %zu tokens, the context of this session is %zu", from->n_tokens,
              g->max_tokens);

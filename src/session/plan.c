@@ -50,10 +50,8 @@ leank_status lk_session_resolve(const leank_model_info *info, const leank_sessio
              "%zu sequences: 1 to %d are possible", o.n_seqs, MAX_SEQS);
   LK_FAIL_IF(o.kv_type < LEANK_KV_BF16 || o.kv_type > LEANK_KV_Q8, err, LEANK_E_ARGUMENT, -1,
              "unknown cache type %d", (int)o.kv_type);
-  LK_TRY(lk_backend_cpu_check(o.cpu, err));
-  LK_FAIL_IF(o.kv_type == LEANK_KV_Q8 && info->head_dim > LK_Q8_MAX_HEAD_DIM, err, LEANK_E_ARGUMENT,
-             -1, "a cache of int8 for heads of %zu channels: at most %d are possible",
-             info->head_dim, LK_Q8_MAX_HEAD_DIM);
+  LK_FAIL_IF(o.device < LEANK_DEVICE_CPU || o.device > LEANK_DEVICE_CUDA || o.device_index < 0, err,
+             LEANK_E_ARGUMENT, -1, "unknown device %d:%d", (int)o.device, o.device_index);
   LK_FAIL_IF(o.policy < -1 || o.policy > LEANK_POLICY_MEAN, err, LEANK_E_ARGUMENT, -1,
              "unknown policy %d", o.policy);
   LK_FAIL_IF(o.mean_compensation < -1 || o.mean_compensation > 1, err, LEANK_E_ARGUMENT, -1,
@@ -63,7 +61,7 @@ leank_status lk_session_resolve(const leank_model_info *info, const leank_sessio
   if (o.n_threads == 0) o.n_threads = lk_parallel_default_threads();
   if (o.prefill_chunk == 0) o.prefill_chunk = DEFAULT_CHUNK;
   if (o.prefill_chunk > o.n_ctx) o.prefill_chunk = o.n_ctx;
-  o.prefill_chunk = round_up(o.prefill_chunk, lk_backend_cpu_row_tile());
+  o.prefill_chunk = round_up(o.prefill_chunk, lk_backend_sizes_of(o.device)->row_tile());
   if (o.mask) {
     const leank_mask_info *m = leank_mask_get_info(o.mask);
     LK_TRY(leank_mask_check(o.mask, info, NULL, err));
@@ -72,6 +70,8 @@ leank_status lk_session_resolve(const leank_model_info *info, const leank_sessio
     if (o.policy < 0) o.policy = (int)m->policy;
     if (o.mean_compensation < 0) o.mean_compensation = m->mean_compensation;
   }
+  const lk_backend_options backend = lk_session_backend_options(info, &o);
+  LK_TRY(lk_backend_sizes_of(o.device)->check(&backend, err));
   *out = o;
 cleanup:
   return status;
@@ -87,7 +87,9 @@ lk_attn_shape lk_session_shape(const leank_model_info *info, const leank_session
 
 lk_backend_options lk_session_backend_options(const leank_model_info *info,
                                               const leank_session_options *o) {
-  return (lk_backend_options){.kv_type = o->kv_type,
+  return (lk_backend_options){.device = o->device,
+                              .device_index = o->device_index,
+                              .kv_type = o->kv_type,
                               .n_threads = o->n_threads,
                               .cpu = o->cpu,
                               .max_few_rows = o->n_seqs,
@@ -98,15 +100,17 @@ lk_backend_options lk_session_backend_options(const leank_model_info *info,
 
 leank_status lk_session_geometry(const leank_model_info *info, const leank_session_options *o,
                                  lk_geometry *out, leank_error *err) {
+  const lk_backend_sizes *sizes = lk_backend_sizes_of(o->device);
   const lk_geometry_options options = {.n_layers = info->n_layers,
                                        .shape = lk_session_shape(info, o),
                                        .order = info->order,
                                        .mask = o->mask,
+                                       .device = o->device,
                                        .kv_type = o->kv_type,
                                        .n_ctx = o->n_ctx,
                                        .n_sink = o->n_sink,
                                        .n_recent = o->n_recent,
-                                       .granule = lk_backend_cpu_granule(o->kv_type)};
+                                       .granule = sizes->granule(o->kv_type)};
   return lk_geometry_make(&options, out, err);
 }
 
@@ -156,13 +160,13 @@ static size_t chunk_bytes(const leank_model_info *info, const leank_session_opti
                           size_t chunk) {
   const lk_backend_options be = lk_session_backend_options(info, o);
   return lk_forward_bytes(info, chunk) +
-         lk_backend_cpu_product_bytes(&be, chunk, lk_forward_widest(info));
+         lk_backend_sizes_of(o->device)->product_bytes(&be, chunk, lk_forward_widest(info));
 }
 
 static size_t standing_bytes(const leank_model_info *info, const leank_session_options *o,
                              const lk_geometry *g) {
   const lk_backend_options be = lk_session_backend_options(info, o);
-  size_t n = lk_backend_cpu_scratch_bytes(&be) + lk_step_bytes(info, o->n_seqs);
+  size_t n = lk_backend_sizes_of(o->device)->scratch_bytes(&be) + lk_step_bytes(info, o->n_seqs);
   if (lk_keeps_means(g)) n += (2 * o->n_seqs * g->n_layers + 2) * mean_bytes(g);
   return n;
 }
@@ -174,6 +178,8 @@ static size_t turn_bytes(const lk_geometry *g) {
 leank_plan lk_session_plan(const leank_model_info *info, const leank_session_options *o,
                            const lk_geometry *g) {
   leank_plan plan = {.weights = info->weight_bytes};
+  if (o->device == LEANK_DEVICE_CUDA && plan.weights > 0)
+    plan.weights = info->n_params * sizeof(uint16_t);
   plan_cache(g, o, &plan);
   const size_t n_pages = lk_pages_of(o->n_ctx);
   const feed_size whole = {.n_rows = o->n_ctx,
@@ -219,6 +225,7 @@ leank_status leank_plan_make(const leank_model_info *model, const leank_mask *ma
   o.prefill_chunk = options->prefill_chunk;
   o.n_sink = options->n_sink;
   o.n_recent = options->n_recent;
+  o.device = options->device;
   LK_FAIL_IF(o.n_ctx == 0, err, LEANK_E_ARGUMENT, -1, "a context of 0 tokens");
   LK_TRY(lk_session_resolve(model, &o, &resolved, err));
   LK_TRY(lk_session_geometry(model, &resolved, &geometry, err));

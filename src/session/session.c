@@ -14,8 +14,9 @@ leank_status leank_session_open(const leank_model *model, const leank_session_op
   LK_TRY(lk_session_resolve(&model->info, options ? options : &defaults, &s->options, err));
   LK_TRY(lk_session_geometry(&model->info, &s->options, &geometry, err));
   s->plan = lk_session_plan(&model->info, &s->options, &geometry);
-  const lk_backend_options backend = lk_session_backend_options(&model->info, &s->options);
-  LK_TRY(lk_backend_open_cpu(&backend, &s->backend, err));
+  lk_backend_options backend = lk_session_backend_options(&model->info, &s->options);
+  backend.model = model;
+  LK_TRY(lk_backend_open(&backend, &s->backend, err));
   LK_TRY(lk_cache_open(s->backend, &geometry, s->options.n_seqs, &s->cache, err));
   LK_TRY(lk_step_open(s, err));
   lk_session_note_open(s);

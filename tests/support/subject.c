@@ -93,6 +93,7 @@ leank_session_options lk_setup_options(const lk_setup *setup) {
   options.n_threads = setup->n_threads ? setup->n_threads : 2;
   options.cpu = setup->cpu ? setup->cpu : lk_test_cpu();
   if (setup->prefill_chunk) options.prefill_chunk = setup->prefill_chunk;
+  options.device = setup->device;
   options.n_sink = setup->n_sink;
   options.n_recent = setup->n_recent;
   options.policy = (int)setup->policy;

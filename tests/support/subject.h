@@ -42,6 +42,7 @@ typedef struct lk_setup {
   size_t n_threads;     /* 0 = 2 */
   size_t prefill_chunk; /* 0 = the default */
   leank_cpu_level cpu;
+  leank_device device;
 } lk_setup;
 
 typedef struct lk_subject {

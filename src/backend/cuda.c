@@ -1,0 +1,436 @@
+/* The CUDA backend: the table, rows, products, recorded steps. */
+#include "backend/cuda.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "backend/cpu.h"
+
+/* ---- failures ---- */
+
+void lk_cuda_keep_failure(lk_cuda_backend *cuda, leank_status code, const char *message) {
+  if (cuda->failure.code == LEANK_OK) lk_fail(&cuda->failure, code, -1, "%s", message);
+}
+
+/* What a failure has kept from the device is not known: it is sent again, by a step that is not
+ * recorded. */
+static void forget_sent(lk_cuda_backend *cuda) {
+  cuda->rows = NULL;
+  for (size_t i = 0; i < cuda->n_heads; i++) cuda->heads[i].is_sent = false;
+  for (size_t i = 0; i < cuda->n_recordings; i++) cuda->recordings[i].has_run = false;
+}
+
+leank_status lk_cuda_tell(lk_cuda_backend *cuda, leank_error *err) {
+  leank_error own = cuda->failure;
+  const leank_status library = cuda->api->check(cuda->dev, own.code == LEANK_OK ? err : NULL);
+  cuda->failure = (leank_error){0};
+  if (own.code != LEANK_OK || library != LEANK_OK) forget_sent(cuda);
+  if (own.code == LEANK_OK) return library;
+  if (err) *err = own;
+  return own.code;
+}
+
+static void cannot(lk_backend *be, const char *what) {
+  char message[128];
+  snprintf(message, sizeof message, "CUDA: %s is not possible; the CPU can do it", what);
+  lk_cuda_keep_failure(lk_cuda(be), LEANK_E_UNSUPPORTED, message);
+}
+
+/* ---- opening and closing ---- */
+
+static void cuda_close(lk_backend *be) {
+  lk_cuda_backend *cuda = lk_cuda(be);
+  if (!cuda) return;
+  if (cuda->dev) {
+    const lk_cuda_api *api = cuda->api;
+    api->sync(cuda->dev, NULL);
+    for (size_t i = 0; i < cuda->n_recordings; i++)
+      if (cuda->recordings[i].graph) api->graph_free(cuda->recordings[i].graph);
+    lk_cuda_stage_close(cuda);
+    if (cuda->pages.p) api->free(cuda->dev, cuda->pages.p);
+    if (cuda->partials.p) api->free(cuda->dev, cuda->partials.p);
+    if (cuda->host.p) api->free_pinned(cuda->dev, cuda->host.p);
+    lk_cuda_store_close(cuda->store);
+    api->close(cuda->dev);
+  }
+  lk_free(cuda->recordings);
+  lk_free(cuda->blocks);
+  lk_free(cuda);
+}
+
+static const char *cuda_kernels(const lk_backend *be) {
+  return ((const lk_cuda_backend *)be)->kernel_names;
+}
+static size_t cuda_n_threads(const lk_backend *be) {
+  return ((const lk_cuda_backend *)be)->options.n_threads;
+}
+static double cuda_flops(const lk_backend *be) {
+  (void)be;
+  return 0;
+}
+
+/* ---- memory ---- */
+
+/* Zeroed, as everywhere: a page's unwritten rows are multiplied by 0, and must be numbers. */
+static void *cuda_alloc(lk_backend *be, lk_mem_category category, size_t n_bytes) {
+  (void)category;
+  lk_cuda_backend *cuda = lk_cuda(be);
+  if (cuda->n_blocks == cuda->max_blocks) {
+    const size_t n = cuda->max_blocks ? 2 * cuda->max_blocks : 64;
+    lk_cuda_block *grown =
+        lk_realloc(cuda->blocks, LK_MEM_OTHER, cuda->n_blocks, n, sizeof *cuda->blocks);
+    if (!grown) return NULL;
+    cuda->blocks = grown;
+    cuda->max_blocks = n;
+  }
+  void *p = cuda->api->alloc(cuda->dev, n_bytes);
+  if (!p) return NULL;
+  cuda->api->zero(cuda->dev, p, n_bytes);
+  cuda->blocks[cuda->n_blocks++] = (lk_cuda_block){p, n_bytes};
+  return p;
+}
+
+static void cuda_free(lk_backend *be, void *p) {
+  lk_cuda_backend *cuda = lk_cuda(be);
+  for (size_t i = 0; i < cuda->n_blocks; i++)
+    if (cuda->blocks[i].p == p) {
+      cuda->blocks[i] = cuda->blocks[--cuda->n_blocks];
+      break;
+    }
+  cuda->api->free(cuda->dev, p);
+}
+
+/* All of it is in memory. */
+static size_t cuda_resident(const lk_backend *be, const void *p) {
+  const lk_cuda_backend *cuda = (const lk_cuda_backend *)be;
+  for (size_t i = 0; i < cuda->n_blocks; i++)
+    if (cuda->blocks[i].p == p) return cuda->blocks[i].n_bytes;
+  return 0;
+}
+
+/* What was reserved once stays. */
+static leank_status cuda_reserve_rows(lk_backend *be, size_t n_rows, size_t n_cols,
+                                      leank_error *err) {
+  if (n_rows == 0) return LEANK_OK;
+  return lk_cuda(be)->api->reserve(lk_cuda(be)->dev, n_rows, n_cols, err);
+}
+
+static void cuda_upload(lk_backend *be, void *to, const void *from, size_t n_bytes) {
+  lk_cuda(be)->api->upload(lk_cuda(be)->dev, to, from, n_bytes);
+}
+
+static leank_status cuda_download(lk_backend *be, void *to, const void *from, size_t n_bytes,
+                                  leank_error *err) {
+  lk_cuda_backend *cuda = lk_cuda(be);
+  cuda->api->download(cuda->dev, to, from, n_bytes);
+  cuda->ring_used = 0; /* nothing is under way */
+  return lk_cuda_tell(cuda, err);
+}
+
+static leank_status cuda_to_host(lk_backend *be, const float *p, size_t n, const float **out,
+                                 leank_error *err) {
+  lk_cuda_backend *cuda = lk_cuda(be);
+  const size_t n_bytes = n * sizeof *p;
+  if (cuda->host.n_bytes < n_bytes) {
+    if (cuda->host.p) cuda->api->free_pinned(cuda->dev, cuda->host.p);
+    cuda->host = (lk_cuda_buffer){cuda->api->alloc_pinned(cuda->dev, n_bytes), n_bytes};
+    if (!cuda->host.p) {
+      cuda->host.n_bytes = 0;
+      return lk_fail(err, LEANK_E_MEMORY, -1, "out of pinned memory: %zu bytes", n_bytes);
+    }
+  }
+  *out = cuda->host.p;
+  return cuda_download(be, cuda->host.p, p, n_bytes, err);
+}
+
+static void cuda_copy(lk_backend *be, void *to, const void *from, size_t n_bytes) {
+  lk_cuda(be)->api->copy(lk_cuda(be)->dev, to, from, n_bytes);
+}
+static void cuda_zero(lk_backend *be, void *p, size_t n_bytes) {
+  lk_cuda(be)->api->zero(lk_cuda(be)->dev, p, n_bytes);
+}
+
+static leank_status cuda_wait(lk_backend *be, leank_error *err) {
+  lk_cuda_backend *cuda = lk_cuda(be);
+  leank_error device = {0};
+  if (cuda->api->sync(cuda->dev, &device) != LEANK_OK)
+    lk_cuda_keep_failure(cuda, device.code, device.message);
+  cuda->ring_used = 0;
+  return lk_cuda_tell(cuda, err);
+}
+
+/* ---- recorded steps ---- */
+
+static lk_cuda_recording *find_recording(lk_cuda_backend *cuda, uint64_t key) {
+  for (size_t i = 0; i < cuda->n_recordings; i++)
+    if (cuda->recordings[i].key == key) return &cuda->recordings[i];
+  if (cuda->n_recordings == cuda->max_recordings) {
+    const size_t n = cuda->max_recordings ? 2 * cuda->max_recordings : 16;
+    lk_cuda_recording *grown =
+        lk_realloc(cuda->recordings, LK_MEM_OTHER, cuda->n_recordings, n, sizeof *cuda->recordings);
+    if (!grown) return NULL;
+    cuda->recordings = grown;
+    cuda->max_recordings = n;
+  }
+  cuda->recordings[cuda->n_recordings] = (lk_cuda_recording){.key = key};
+  return &cuda->recordings[cuda->n_recordings++];
+}
+
+/* Once plainly, so that weights are there and room is made; then recorded. Rows of a step lie where
+ * those of every step do, unless they are more than was planned for. */
+static bool cuda_step_begin(lk_backend *be, uint64_t key) {
+  lk_cuda_backend *cuda = lk_cuda(be);
+  lk_cuda_recording *r = cuda->now == &cuda->few && key ? find_recording(cuda, key) : NULL;
+  cuda->step = r;
+  if (!r) return false;
+  if (r->graph) {
+    cuda->api->replay(cuda->dev, r->graph);
+    cuda->step = NULL;
+    return true;
+  }
+  if (r->has_run && !r->refused) {
+    cuda->recording = cuda->api->record_begin(cuda->dev, NULL) == LEANK_OK;
+    r->refused = !cuda->recording;
+  }
+  return false;
+}
+
+static leank_status cuda_step_end(lk_backend *be, bool complete, leank_error *err) {
+  lk_cuda_backend *cuda = lk_cuda(be);
+  lk_cuda_recording *r = cuda->step;
+  lk_cuda_graph *graph = NULL;
+  cuda->step = NULL;
+  if (r && complete) r->has_run = true;
+  if (!cuda->recording) return LEANK_OK;
+  cuda->recording = false;
+  const leank_status status = cuda->api->record_end(cuda->dev, &graph, err);
+  if (status == LEANK_OK && complete && cuda->failure.code == LEANK_OK) {
+    r->graph = graph;
+    cuda->api->replay(cuda->dev, graph);
+    return LEANK_OK;
+  }
+  if (graph) cuda->api->graph_free(graph);
+  r->refused = true;
+  if (status != LEANK_OK || !complete) return status;
+  return lk_cuda_tell(cuda, err);
+}
+
+/* ---- rows ---- */
+
+static const uint16_t *matrix(lk_cuda_backend *cuda, const lk_tensor *w) {
+  const uint16_t *p = NULL;
+  leank_error err = {0};
+  if (lk_cuda_store_matrix(cuda->store, w, &p, &err) != LEANK_OK)
+    lk_cuda_keep_failure(cuda, err.code, err.message);
+  return p;
+}
+
+static const void *vector(lk_cuda_backend *cuda, const void *data, size_t n_bytes) {
+  const void *p = NULL;
+  leank_error err = {0};
+  if (lk_cuda_store_vector(cuda->store, data, n_bytes, &p, &err) != LEANK_OK)
+    lk_cuda_keep_failure(cuda, err.code, err.message);
+  return p;
+}
+
+static void cuda_embed(lk_backend *be, const lk_tensor *embed, const lk_rows *rows, float *x) {
+  lk_cuda_backend *cuda = lk_cuda(be);
+  const lk_cuda_staged *s = lk_cuda_staged_of(cuda, rows);
+  const uint16_t *table = matrix(cuda, embed);
+  if (s && table)
+    cuda->api->embed(cuda->dev, table, embed->n_cols, (const int32_t *)(s->memory + s->tokens),
+                     rows->n_rows, x);
+}
+
+static void cuda_rms_norm(lk_backend *be, const float *x, size_t n_rows, size_t n,
+                          const lk_tensor *w, float eps, float *y) {
+  lk_cuda_backend *cuda = lk_cuda(be);
+  const float *weights = vector(cuda, w->data, n * sizeof *weights);
+  if (weights) cuda->api->rms_norm(cuda->dev, x, n_rows, n, weights, eps, y);
+}
+
+static void cuda_rope_table(lk_backend *be, const double *inv_freq, float mscale, size_t head_dim,
+                            const lk_rows *rows, float *cos_sin) {
+  lk_cuda_backend *cuda = lk_cuda(be);
+  const lk_cuda_staged *s = lk_cuda_staged_of(cuda, rows);
+  const double *frequencies = vector(cuda, inv_freq, head_dim / 2 * sizeof *inv_freq);
+  if (s && frequencies)
+    cuda->api->rope_table(cuda->dev, frequencies, mscale, head_dim,
+                          (const int64_t *)(s->memory + s->pos), rows->n_rows, cos_sin);
+}
+
+static void cuda_rope(lk_backend *be, float *x, size_t n_rows, size_t n_heads, size_t head_dim,
+                      leank_channel_order order, const float *cos_sin) {
+  lk_cuda(be)->api->rope(lk_cuda(be)->dev, x, n_rows, n_heads, head_dim, order == LEANK_ORDER_PAIRS,
+                         cos_sin);
+}
+
+static void cuda_swiglu(lk_backend *be, const float *gate, const float *up, size_t n, float *out) {
+  lk_cuda(be)->api->swiglu(lk_cuda(be)->dev, gate, up, n, out);
+}
+
+/* ---- products ---- */
+
+static leank_status fill_part(lk_cuda_backend *cuda, const lk_linear_part *from, lk_cuda_part *to,
+                              leank_error *err) {
+  leank_status status = LEANK_OK;
+  const void *bias = NULL;
+  *to = (lk_cuda_part){.y = from->y, .n_out = (uint32_t)from->w->n_rows, .add = from->add};
+  LK_TRY(lk_cuda_store_matrix(cuda->store, from->w, &to->w, err));
+  if (from->bias && from->bias->data)
+    LK_TRY(lk_cuda_store_vector(cuda->store, from->bias->data, from->w->n_rows * sizeof(float),
+                                &bias, err));
+  to->bias = bias;
+cleanup:
+  return status;
+}
+
+static leank_status cuda_linear(lk_backend *be, lk_linear_kind kind, const lk_linear_part *parts,
+                                size_t n_parts, const float *x, size_t n_rows, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_cuda_backend *cuda = lk_cuda(be);
+  LK_FAIL_IF(kind == LK_LINEAR_PRECISE, err, LEANK_E_UNSUPPORTED, -1,
+             "CUDA: products as learning needs them are not possible; the CPU can do them");
+  for (size_t first = 0; first < n_parts; first += LK_CUDA_MAX_PARTS) {
+    lk_cuda_linear job = {.n_in = (uint32_t)parts->w->n_cols, .x = x, .n_rows = n_rows};
+    while (job.n_parts < LK_CUDA_MAX_PARTS && first + job.n_parts < n_parts) {
+      LK_TRY(fill_part(cuda, &parts[first + job.n_parts], &job.parts[job.n_parts], err));
+      job.n_parts++;
+    }
+    (kind == LK_LINEAR_FEW ? cuda->api->linear_few : cuda->api->linear_many)(cuda->dev, &job);
+  }
+cleanup:
+  return status;
+}
+
+static void cuda_head_stats(lk_backend *be, const float *x, size_t n_rows, size_t n_kv_heads,
+                            size_t n_per, size_t head_dim, leank_channel_order order,
+                            double *sum_abs, double *sum_sq) {
+  leank_error err = {0};
+  const float *host = NULL;
+  if (cuda_to_host(be, x, n_rows * n_kv_heads * n_per * head_dim, &host, &err) == LEANK_OK)
+    lk_head_stats(NULL, host, n_rows, n_kv_heads, n_per, head_dim, order, sum_abs, sum_sq);
+  else
+    lk_cuda_keep_failure(lk_cuda(be), err.code, err.message);
+}
+
+/* ---- learning: not here ---- */
+
+static leank_status cuda_linear_backward(lk_backend *be, const lk_tensor *w, const float *dy,
+                                         size_t n_rows, bool add, float *dx, leank_error *err) {
+  (void)w, (void)dy, (void)n_rows, (void)add, (void)dx;
+  cannot(be, "learning");
+  return lk_cuda_tell(lk_cuda(be), err);
+}
+
+static void cuda_rms_norm_backward(lk_backend *be, const float *x, size_t n_rows, size_t n,
+                                   const lk_tensor *w, float eps, const float *dy, float *dx) {
+  (void)x, (void)n_rows, (void)n, (void)w, (void)eps, (void)dy, (void)dx;
+  cannot(be, "learning");
+}
+
+static void cuda_swiglu_backward(lk_backend *be, const float *gate, const float *up, size_t n,
+                                 const float *dout, float *dgate, float *dup) {
+  (void)gate, (void)up, (void)n, (void)dout, (void)dgate, (void)dup;
+  cannot(be, "learning");
+}
+
+static leank_status cuda_attend_weighted(lk_backend *be, const lk_attn_shape *shape,
+                                         const lk_channel_weights *weights,
+                                         const lk_weighted_rows *rows, size_t n_sequences,
+                                         const float *q, float *out, float *lse, leank_error *err) {
+  (void)shape, (void)weights, (void)rows, (void)n_sequences, (void)q, (void)out, (void)lse;
+  cannot(be, "attention under channel weights");
+  return lk_cuda_tell(lk_cuda(be), err);
+}
+
+static leank_status cuda_attend_weighted_backward(lk_backend *be, const lk_attn_shape *shape,
+                                                  const lk_channel_weights *weights,
+                                                  const lk_weighted_rows *rows, size_t n_sequences,
+                                                  const float *q, const float *out,
+                                                  const float *lse, const float *dout, float *dq,
+                                                  float *dk, float *dv, double *dweight,
+                                                  leank_error *err) {
+  (void)shape, (void)weights, (void)rows, (void)n_sequences, (void)q, (void)out, (void)lse;
+  (void)dout, (void)dq, (void)dk, (void)dv, (void)dweight;
+  cannot(be, "attention under channel weights");
+  return lk_cuda_tell(lk_cuda(be), err);
+}
+
+/* ---- the table ---- */
+
+static const lk_backend_ops cuda_ops = {
+    .name = "cuda",
+    .row_tile = LK_CUDA_ROW_TILE,
+    .close = cuda_close,
+    .kernels = cuda_kernels,
+    .n_threads = cuda_n_threads,
+    .flops = cuda_flops,
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .reserve_rows = cuda_reserve_rows,
+    .stage_rows = lk_cuda_stage_rows,
+    .step_begin = cuda_step_begin,
+    .step_end = cuda_step_end,
+    .wait = cuda_wait,
+    .embed = cuda_embed,
+    .rms_norm = cuda_rms_norm,
+    .linear = cuda_linear,
+    .rope_table = cuda_rope_table,
+    .rope = cuda_rope,
+    .swiglu = cuda_swiglu,
+    .linear_backward = cuda_linear_backward,
+    .rms_norm_backward = cuda_rms_norm_backward,
+    .swiglu_backward = cuda_swiglu_backward,
+    .append = lk_cuda_op_append,
+    .pack = lk_cuda_op_pack,
+    .pack_rows = lk_cuda_op_pack_rows,
+    .copy_pages = lk_cuda_op_copy_pages,
+    .sum_pages = lk_cuda_op_sum_pages,
+    .attend = lk_cuda_op_attend,
+    .attend_weighted = cuda_attend_weighted,
+    .attend_weighted_backward = cuda_attend_weighted_backward,
+    .head_stats = cuda_head_stats,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .to_host = cuda_to_host,
+    .copy = cuda_copy,
+    .zero = cuda_zero,
+    .resident = cuda_resident,
+};
+
+static leank_status open_partials(lk_cuda_backend *cuda, leank_error *err) {
+  const lk_attn_shape *s = &cuda->options.shape;
+  const size_t n_bytes = cuda->api->decode_scratch_bytes(
+      (uint32_t)cuda->few.max_groups, (uint32_t)s->n_heads, (uint32_t)s->n_kv_heads,
+      (uint32_t)s->head_dim, (uint32_t)cuda->options.max_pages);
+  const leank_status status = lk_cuda_grow(cuda, &cuda->partials, n_bytes, err);
+  if (status == LEANK_OK) cuda->api->zero(cuda->dev, cuda->partials.p, n_bytes);
+  return status;
+}
+
+leank_status lk_cuda_backend_open(const lk_cuda_api *api, const lk_backend_options *options,
+                                  int device, lk_backend **out, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_cuda_backend *cuda = NULL;
+  lk_cuda_info info;
+  LK_TRY(lk_backend_sizes_of(LEANK_DEVICE_CUDA)->check(options, err));
+  cuda = lk_alloc(LK_MEM_OTHER, 1, sizeof *cuda);
+  LK_FAIL_IF(!cuda, err, LEANK_E_MEMORY, -1, "out of memory");
+  cuda->base = (lk_backend){.ops = &cuda_ops, .index = device};
+  cuda->options = *options;
+  cuda->api = api;
+  LK_TRY(api->open(device, &cuda->dev, err));
+  LK_TRY(lk_cuda_store_open(api, device, options->model, &cuda->store, err));
+  LK_TRY(lk_cuda_stage_open(cuda, err));
+  LK_TRY(open_partials(cuda, err));
+  api->info(cuda->dev, &info);
+  LK_TRY(cuda_wait(&cuda->base, err));
+  snprintf(cuda->kernel_names, sizeof cuda->kernel_names,
+           "device: cuda:%d, %s, compute capability %d.%d, %d multiprocessors\ngemm: cuBLASLt\n",
+           device, info.name, info.major, info.minor, info.n_sm);
+  *out = &cuda->base;
+cleanup:
+  if (status != LEANK_OK && cuda) cuda_close(&cuda->base);
+  return status;
+}
