@@ -35,6 +35,18 @@ int bench_measure_end(bench_machine *m, leank_status status, const leank_error *
   return status == LEANK_OK ? CLI_GO : cli_fail(err);
 }
 
+/* The device by its index: those before it are described on the way. */
+static int open_device(bench_machine *m, int index) {
+  leank_error err;
+  size_t n = 0;
+  leank_device_info *all = cli_alloc((size_t)index + 1, sizeof *all);
+  leank_status status = leank_cuda_devices(all, (size_t)index + 1, &n, &err);
+  if (status == LEANK_OK && (size_t)index < n) m->device = all[index];
+  free(all);
+  m->device_index = index;
+  return status == LEANK_OK ? CLI_GO : cli_fail(&err);
+}
+
 int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
   leank_error err;
   leank_bench_options *o = &m->options;
@@ -45,6 +57,11 @@ int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
   o->user = m;
   if (leank_cpu_describe(o->cpu, (leank_kv_type)engine->kv_type, &m->cpu, &err) != LEANK_OK)
     return cli_fail(&err);
+  leank_device device;
+  int index, code = cli_device(engine, &device, &index);
+  if (code != CLI_GO) return code;
+  m->on_cuda = device == LEANK_DEVICE_CUDA;
+  if (m->on_cuda) return open_device(m, index);
   leank_bench_options less = *o;
   less.n_repeats = N_READ_PASSES;
   if (less.rotate_bytes > most_read_bytes) less.rotate_bytes = most_read_bytes;
@@ -63,7 +80,8 @@ double bench_read_bandwidth(const bench_machine *m) {
 
 void bench_kernel_name(const bench_machine *m, const char *op, char *out, size_t size) {
   size_t n = strlen(op);
-  snprintf(out, size, "unknown");
+  snprintf(out, size, "%s", m->on_cuda ? "cuda" : "unknown");
+  if (m->on_cuda) return;
   for (const char *at = m->cpu.kernels; *at; at += strcspn(at, "\n"), at += *at == '\n') {
     if (strncmp(at, op, n) != 0 || strncmp(at + n, ": ", 2) != 0) continue;
     snprintf(out, size, "%.*s", (int)strcspn(at + n + 2, "\n"), at + n + 2);
@@ -78,6 +96,11 @@ static void pattern_name(const bench_machine *m, char *out, size_t size) {
 
 void bench_print_machine(const bench_machine *m) {
   char pattern[80];
+  if (m->on_cuda) {
+    cli_print_text(m->device.name);
+    printf(", cuda:%d, %s bytes of memory\n", m->device_index, cli_grouped(m->device.total_bytes));
+    return;
+  }
   pattern_name(m, pattern, sizeof pattern);
   cli_print_text(m->cpu.name[0] ? m->cpu.name : "unknown processor");
   printf(", %s, %zu threads; reads %.1f GB/s (%s; %s bytes)\n", leank_cpu_level_name(m->cpu.level),
@@ -89,6 +112,13 @@ void bench_print_machine(const bench_machine *m) {
 
 void bench_json_machine(const bench_machine *m, json_t *o) {
   char pattern[80];
+  if (m->on_cuda) {
+    snprintf(pattern, sizeof pattern, "cuda:%d", m->device_index);
+    json_object_set_new(o, "device", json_string(pattern));
+    json_object_set_new(o, "device_name", cli_json_text(m->device.name));
+    json_object_set_new(o, "repeats", cli_json_size(m->options.n_repeats));
+    return;
+  }
   pattern_name(m, pattern, sizeof pattern);
   json_object_set_new(o, "cpu", cli_json_text(m->cpu.name));
   json_object_set_new(o, "cpu_level", json_string(leank_cpu_level_name(m->cpu.level)));
@@ -102,6 +132,7 @@ void bench_json_machine(const bench_machine *m, json_t *o) {
 void bench_json_speed(const bench_machine *m, double n_bytes, double seconds, json_t *o) {
   const double speed = seconds > 0 ? n_bytes / seconds : 0;
   json_object_set_new(o, "bytes_per_second", json_real(speed));
+  if (m->on_cuda) return;
   json_object_set_new(o, "share_of_bandwidth", json_real(speed / bench_read_bandwidth(m)));
 }
 

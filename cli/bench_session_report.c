@@ -6,9 +6,9 @@
 #include "cli_report.h"
 
 /* Weights that a decode step reads: all, but of the input embedding of an untied model only a row.
- * Its bytes are taken to be its share of the parameters. */
-static double weight_bytes_read(const leank_model_info *info) {
-  double bytes = (double)info->weight_bytes;
+ * Its bytes are taken to be its share of the parameters. On a CUDA device they are bf16. */
+static double weight_bytes_read(const bench_machine *m, const leank_model_info *info) {
+  double bytes = m->on_cuda ? 2 * (double)info->n_params : (double)info->weight_bytes;
   if (info->tied_output || info->n_params == 0) return bytes;
   return bytes * (1 - (double)info->n_vocab * (double)info->hidden / (double)info->n_params);
 }
@@ -29,7 +29,7 @@ void bench_print_session_json(const bench_machine *m, const cli_engine *engine,
   json_object_set_new(o, "tokens_per_second", json_real(n / row->seconds));
   json_object_set_new(o, "ms_per_token", json_real(1e3 * row->seconds / n));
   if (row->decode) {
-    double weights = weight_bytes_read(engine->info);
+    double weights = weight_bytes_read(m, engine->info);
     json_object_set_new(o, "steps", cli_json_size(row->n_steps));
     json_object_set_new(o, "kv_bytes_per_step", cli_json_size(row->kv_bytes));
     json_object_set_new(o, "weight_bytes_per_step", cli_json_size((uint64_t)weights));
@@ -46,7 +46,8 @@ void bench_print_session_head(const bench_machine *m, const leank_model_info *in
   bench_print_machine(m);
   bench_kernel_name(m, decode ? "attend" : "gemm", kernel, sizeof kernel);
   printf("kernel %s\n", kernel);
-  if (decode) printf("weights a step %s bytes\n", cli_grouped((uint64_t)weight_bytes_read(info)));
+  if (decode)
+    printf("weights a step %s bytes\n", cli_grouped((uint64_t)weight_bytes_read(m, info)));
   printf("%-8s %-6s %8s %12s %12s", decode ? "decode" : "prefill", "cache", "length", "tokens/s",
          "ms/token");
   if (decode) printf(" %16s %8s %7s %10s", "KV bytes/step", "GB/s", "share", "prefill s");
@@ -60,9 +61,12 @@ void bench_print_session_row(const bench_machine *m, const cli_engine *engine,
   printf("%-8s %-6s %8zu %12.2f %12.3f", row->decode ? "decode" : "prefill",
          row->masked ? "leank" : "dense", row->length, n / row->seconds, 1e3 * row->seconds / n);
   if (row->decode) {
-    double speed = ((double)row->kv_bytes + weight_bytes_read(engine->info)) / row->seconds;
-    printf(" %16s %8.2f %5.1f %%", cli_grouped(row->kv_bytes), speed / 1e9,
-           100 * speed / bench_read_bandwidth(m));
+    double speed = ((double)row->kv_bytes + weight_bytes_read(m, engine->info)) / row->seconds;
+    printf(" %16s %8.2f", cli_grouped(row->kv_bytes), speed / 1e9);
+    if (m->on_cuda)
+      printf(" %7s", "-");
+    else
+      printf(" %5.1f %%", 100 * speed / bench_read_bandwidth(m));
     if (row->packed)
       printf(" %10s", "packed");
     else

@@ -1,5 +1,10 @@
 #include "cli_engine.h"
 
+#include <stdlib.h>
+#include <string.h>
+
+#include <leank/device.h>
+
 #include "cli_console.h"
 
 leank_cpu_level cli_cpu_level(int choice) {
@@ -7,6 +12,33 @@ leank_cpu_level cli_cpu_level(int choice) {
       LEANK_CPU_BEST, LEANK_CPU_C,    LEANK_CPU_AVX2,    LEANK_CPU_AVX512,  LEANK_CPU_AVX512BF16,
       LEANK_CPU_AMX,  LEANK_CPU_NEON, LEANK_CPU_NEONDOT, LEANK_CPU_NEONBF16};
   return levels[choice];
+}
+
+int cli_device(const cli_engine_options *options, leank_device *device, int *index) {
+  const char *text = options->device ? options->device : "cpu";
+  char *end = NULL;
+  *device = strncmp(text, "cuda", 4) == 0 ? LEANK_DEVICE_CUDA : LEANK_DEVICE_CPU;
+  *index = 0;
+  if (strcmp(text, "cpu") == 0 || strcmp(text, "cuda") == 0) return CLI_GO;
+  if (strncmp(text, "cuda:", 5) == 0 && text[5] >= '0' && text[5] <= '9') {
+    const unsigned long n = strtoul(text + 5, &end, 10);
+    *index = (int)n;
+    if (*end == '\0' && n < 1024) return CLI_GO;
+  }
+  return cli_usage_error("--device is cpu, cuda or cuda:N, not '%s'", text);
+}
+
+int cli_device_check(const cli_engine_options *options) {
+  leank_device device;
+  leank_error err;
+  int index;
+  size_t n;
+  int code = cli_device(options, &device, &index);
+  if (code != CLI_GO || device == LEANK_DEVICE_CPU) return code;
+  if (leank_cuda_devices(NULL, 0, &n, &err) != LEANK_OK) return cli_fail(&err);
+  if ((size_t)index < n) return CLI_GO;
+  return cli_complain("no CUDA device %d: there %s %zu, from 0 on", index, n == 1 ? "is" : "are",
+                      n);
 }
 
 void cli_engine_options_default(cli_engine_options *options) {
@@ -52,11 +84,13 @@ int cli_open_model(const char *path, int weights, bool quiet, leank_model **out)
 int cli_engine_open(const char *model_path, const cli_engine_options *options, cli_engine *out) {
   leank_error err;
   *out = (cli_engine){.options = *options};
+  int code = cli_device_check(options);
+  if (code != CLI_GO) return code;
   /* The mask first: it is small, and a wrong path is known at once. */
   if (options->mask && leank_mask_open(options->mask, &out->mask, &err) != LEANK_OK) {
     return cli_fail(&err);
   }
-  int code = cli_open_model(model_path, options->weights, false, &out->model);
+  code = cli_open_model(model_path, options->weights, false, &out->model);
   if (code != CLI_GO) return code;
   out->info = leank_model_get_info(out->model);
   out->tokenizer = leank_model_get_tokenizer(out->model);
@@ -78,6 +112,8 @@ int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, lean
   options.n_threads = own->n_threads;
   options.cpu = cli_cpu_level(own->cpu);
   options.prefill_chunk = own->prefill_chunk;
+  int code = cli_device(own, &options.device, &options.device_index);
+  if (code != CLI_GO) return code;
   if (masked) {
     options.mask = engine->mask;
     options.n_sink = own->n_sink;
@@ -99,6 +135,8 @@ int cli_make_plan(const leank_model_info *info, const leank_mask *mask,
   plan.n_seqs = n_seqs;
   plan.kv_type = (leank_kv_type)options->kv_type;
   plan.prefill_chunk = options->prefill_chunk;
+  int index, code = cli_device(options, &plan.device, &index);
+  if (code != CLI_GO) return code;
   if (mask) {
     plan.n_sink = options->n_sink;
     plan.n_recent = options->n_recent;

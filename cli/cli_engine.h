@@ -14,12 +14,18 @@ typedef struct cli_engine_options {
   int kv_type, policy;    /* policy -1 = the mask's */
   int weights;            /* leank_weights_place */
   bool mean_compensation; /* false = the mask's */
+  const char *device;     /* "cpu", "cuda" or "cuda:N"; NULL = cpu */
 } cli_engine_options;
 
 /* Names of the levels, of every architecture: the library refuses those of another one. And the
  * level of a choice among them. */
 #define CLI_CPU_LEVELS "best|c|avx2|avx512|avx512bf16|amx|neon|neondot|neonbf16"
 leank_cpu_level cli_cpu_level(int choice);
+
+/* The options' device. CLI_GO, or CLI_USAGE with a complaint where it is not one. */
+int cli_device(const cli_engine_options *options, leank_device *device, int *index);
+/* Complains where it is a CUDA device and there is none; CLI_GO else. */
+int cli_device_check(const cli_engine_options *options);
 
 void cli_engine_options_default(cli_engine_options *options);
 
@@ -39,6 +45,8 @@ void cli_engine_options_default(cli_engine_options *options);
   {0, "threads", CLI_SIZE, &(e).n_threads, "N", "threads (all processors)"}, {                     \
     0, "cpu", CLI_CHOICE, &(e).cpu, CLI_CPU_LEVELS, "cap on the instruction set"                   \
   }
+#define CLI_DEVICE_ROW(e)                                                                          \
+  { 0, "device", CLI_TEXT, &(e).device, "DEVICE", "cpu, cuda or cuda:N (cpu)" }
 #define CLI_ENGINE_ROWS(e)                                                                         \
   CLI_MASK_ROW(e), CLI_SPLIT_ROWS(e), CLI_KV_TYPE_ROW(e),                                          \
       {0, "policy", CLI_CHOICE, &(e).policy, "drop|mean", "heads that keep nothing (the mask's)"}, \
@@ -52,7 +60,7 @@ void cli_engine_options_default(cli_engine_options *options);
        &(e).weights,                                                                               \
        "auto|mapped|memory",                                                                       \
        "read through the file, or from a copy in huge pages (auto)"},                              \
-      CLI_THREADS_ROWS(e)
+      CLI_DEVICE_ROW(e), CLI_THREADS_ROWS(e)
 
 typedef struct cli_engine {
   leank_model *model;
@@ -65,8 +73,9 @@ typedef struct cli_engine {
 /* Opens a model, with a progress bar unless quiet. Complains and returns CLI_FAILURE, else CLI_GO.
  */
 int cli_open_model(const char *path, int weights, bool quiet, leank_model **out);
-/* Opens both and checks that they fit; warns where the mask was made for other weights. Complains
- * and returns CLI_FAILURE, else CLI_GO. cli_engine_close is due in either case. */
+/* Opens both and checks that they fit, and that the device is there; warns where the mask was made
+ * for other weights. Complains and returns CLI_FAILURE or CLI_USAGE, else CLI_GO. cli_engine_close
+ * is due in either case. */
 int cli_engine_open(const char *model_path, const cli_engine_options *options, cli_engine *out);
 void cli_engine_close(cli_engine *engine);
 

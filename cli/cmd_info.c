@@ -2,11 +2,12 @@
 
 #include "cli_report.h"
 #include "info_cpu.h"
+#include "info_devices.h"
 
 typedef struct info_options {
   cli_engine_options engine;
   size_t n_ctx, batch; /* n_ctx 0 = the model's */
-  bool cpu, json;
+  bool cpu, devices, json;
 } info_options;
 
 static int parse(int argc, char **argv, info_options *o, const char **model) {
@@ -18,6 +19,8 @@ static int parse(int argc, char **argv, info_options *o, const char **model) {
       CLI_KV_TYPE_ROW(o->engine),
       {0, "prefill-chunk", CLI_SIZE, &o->engine.prefill_chunk, "N", "rows computed together"},
       CLI_SPLIT_ROWS(o->engine),
+      CLI_DEVICE_ROW(o->engine),
+      {0, "devices", CLI_FLAG, &o->devices, NULL, "which devices --device may name"},
       {0, "cpu", CLI_FLAG, &o->cpu, NULL, "what this machine offers, and the kernels it runs"},
       {0, "level", CLI_CHOICE, &o->engine.cpu, CLI_CPU_LEVELS,
        "with --cpu: cap on the instruction set"},
@@ -28,14 +31,14 @@ static int parse(int argc, char **argv, info_options *o, const char **model) {
       .about =
           "Says what a model is and plans the memory of its cache, dense beside LeanK, without\n"
           "loading weights. MODEL is a .gguf file, a Hugging Face folder or a config.json; --cpu\n"
-          "needs none.",
+          "and --devices need none.",
       .options = rows,
       .n_options = sizeof rows / sizeof *rows,
       .n_min = 0,
       .n_max = 1,
   };
   int code = cli_parse(&command, argc, argv, model);
-  if (code == CLI_GO && !model[0] && !o->cpu) {
+  if (code == CLI_GO && !model[0] && !o->cpu && !o->devices) {
     return cli_usage_error("an argument is missing; usage: %s", command.usage);
   }
   return code;
@@ -156,27 +159,31 @@ static int report(const info_options *o, const leank_model_info *info, const lea
   if (o->json) {
     json_t *root = json_info(o, info, &dense, mask ? &lean : NULL);
     if (o->cpu) json_object_set_new(root, "cpu", info_cpu_json(&cpu));
+    if (o->devices) info_devices_json(root);
     cli_json_print(root, false);
   } else {
     print_model(info);
     if (mask) print_mask(mask, &lean, info->n_layers * info->n_kv_heads);
     print_plan(o, &dense, mask ? &lean : NULL);
-    if (o->cpu) putchar('\n');
+    if (o->cpu || o->devices) putchar('\n');
+    if (o->devices) info_devices_print();
     if (o->cpu) info_cpu_print(&cpu);
   }
   return CLI_OK;
 }
 
-static int report_cpu(const info_options *o) {
+static int report_machine(const info_options *o) {
   leank_cpu_info cpu;
-  int code = info_cpu_describe(&o->engine, &cpu);
+  int code = o->cpu ? info_cpu_describe(&o->engine, &cpu) : CLI_GO;
   if (code != CLI_GO) return code;
   if (o->json) {
     json_t *root = json_object();
-    json_object_set_new(root, "cpu", info_cpu_json(&cpu));
+    if (o->cpu) json_object_set_new(root, "cpu", info_cpu_json(&cpu));
+    if (o->devices) info_devices_json(root);
     cli_json_print(root, false);
   } else {
-    info_cpu_print(&cpu);
+    if (o->devices) info_devices_print();
+    if (o->cpu) info_cpu_print(&cpu);
   }
   return CLI_OK;
 }
@@ -190,7 +197,7 @@ int cmd_info(int argc, char **argv) {
   cli_engine_options_default(&o.engine);
   int code = parse(argc, argv, &o, model);
   if (code != CLI_GO) return code;
-  if (!model[0]) return report_cpu(&o);
+  if (!model[0]) return report_machine(&o);
   if (leank_model_read_info(model[0], &info, &err) != LEANK_OK) return cli_fail(&err);
   if (o.n_ctx == 0) o.n_ctx = info.n_ctx_train;
   if (o.engine.mask && leank_mask_open(o.engine.mask, &mask, &err) != LEANK_OK) {

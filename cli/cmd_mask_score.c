@@ -43,6 +43,7 @@ static int parse(int argc, char **argv, score_options *o, const char **model) {
       {0, "tokens", CLI_SIZE, &o->n_tokens, "N", "its first N tokens (2048)"},
       {0, "seed", CLI_SEED, &o->seed, "N", "of method random (0)"},
       MASK_META_ROWS(o->meta),
+      CLI_DEVICE_ROW(o->engine),
       {0, "threads", CLI_SIZE, &o->engine.n_threads, "N", "threads (all processors)"},
   };
   const cli_command command = {

@@ -30,6 +30,21 @@ leank help run
 expect_code 0
 expect_out '^usage: leank run'
 
+# ---- devices: whether there is one or not, tiny's heads are not for it ----
+leank info --devices
+expect_code 0
+expect_no_err
+expect_out '^(cuda:0|devices  *cpu; no CUDA here: )'
+leank info --devices --json
+expect_code 0
+expect_out '"devices": '
+leank run "$model" -p x --device cuda
+expect_failure 1 'CUDA'
+leank info "$model" --device cuda
+expect_failure 1 'only 64 or 128 are possible'
+leank run "$model" -p x --device cuda:x
+expect_failure 2 '.--device is cpu, cuda or cuda:N'
+
 # ---- wrong usage: 2 ----
 leank fly
 expect_failure 2 "unknown command 'fly'"
