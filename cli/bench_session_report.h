@@ -11,7 +11,7 @@ typedef struct bench_row {
   size_t length;          /* tokens before the first measured step, or of the prompt */
   double seconds;         /* median: of a prompt, or of a step */
   double prefill_seconds; /* decode: of the prompt that filled the cache; 0 where packed */
-  bool packed;            /* decode: the cache was packed from the dense session's */
+  bool packed;            /* decode: the cache was packed from another, dense session's */
   size_t kv_bytes;        /* decode: stored, read once in a step; mean over the steps */
   size_t n_steps;         /* decode: of a repeat */
 } bench_row;

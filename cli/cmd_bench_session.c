@@ -11,6 +11,7 @@ typedef struct bench_session_options {
   cli_engine_options engine;
   cli_sizes lengths;
   size_t n_steps, n_repeats;
+  size_t n_prefill_threads; /* 0: those of the steps */
   bool no_dense, json;
 } bench_session_options;
 
@@ -18,11 +19,12 @@ typedef struct bench {
   const cli_engine *engine;
   const bench_session_options *options;
   bench_machine *machine;
-  bool decode;         /* else prefill */
-  leank_token *tokens; /* [n_tokens] */
-  size_t n_tokens;     /* of the longest prompt */
-  float *logits;       /* [V] */
-  double *times;       /* [n_repeats] */
+  leank_session *filler; /* dense, of other threads; NULL: the sides read prompts themselves */
+  bool decode;           /* else prefill */
+  leank_token *tokens;   /* [n_tokens] */
+  size_t n_tokens;       /* of the longest prompt */
+  float *logits;         /* [V] */
+  double *times;         /* [n_repeats] */
 } bench;
 
 /* The options of both; decode says what is measured. */
@@ -32,6 +34,8 @@ static int parse(int argc, char **argv, bool decode, bench_session_options *o, b
       {'l', "lengths", CLI_LIST, &o->lengths, "LIST", "tokens of context (512,4096)"},
       {'n', "steps", CLI_SIZE, &o->n_steps, "N", "decode steps of a repeat (32)"},
       {'r', "repeat", CLI_SIZE, &o->n_repeats, "R", "repeats, the median counts (3)"},
+      {0, "prefill-threads", CLI_SIZE, &o->n_prefill_threads, "N",
+       "decode: threads of the prefill that fills the caches (as --threads)"},
       {0, "no-dense", CLI_FLAG, &o->no_dense, NULL, "with a mask: do not measure dense beside it"},
       {0, "rotate", CLI_SIZE, &m->options.rotate_bytes, "BYTES",
        "of the buffer that the read bandwidth is measured over (2048M)"},
@@ -58,6 +62,8 @@ static int parse(int argc, char **argv, bool decode, bench_session_options *o, b
   if (code != CLI_GO) return code;
   if (o->n_steps == 0 || o->n_repeats == 0) return cli_usage_error("-n and -r are at least 1");
   if (o->n_steps > 1 << 20 || o->n_repeats > 1 << 20) return cli_usage_error("-n or -r too large");
+  if (o->n_prefill_threads && !decode)
+    return cli_usage_error("--prefill-threads is an option of bench decode");
   if (o->no_dense && !o->engine.mask) return cli_usage_error("--no-dense needs --mask");
   return CLI_GO;
 }
@@ -132,14 +138,21 @@ static size_t stored_bytes(const leank_session *session) {
   return memory.wide_stored + memory.lean_stored;
 }
 
-/* Fills the caches of both sides (dense or masked may be NULL). */
-static int fill_both(const bench *b, leank_session *dense, leank_session *masked, bench_row *rows) {
+/* Fills the caches of both sides (either may be NULL): a prompt is read by the filler where there
+ * is one, else by the first side, and the others are packed from it. Prefill is dense, so packing
+ * gives the very cache that a prefill of its own would. */
+static int fill_sides(const bench *b, leank_session *const *sides, bench_row *rows) {
+  leank_session *source = b->filler ? b->filler : sides[0] ? sides[0] : sides[1];
+  double seconds;
   leank_error err;
-  int code = fill(b, dense ? dense : masked, rows[0].length, &rows[dense ? 0 : 1].prefill_seconds);
-  if (code != CLI_GO || !dense || !masked) return code;
-  /* Prefill is dense, so packing gives the very cache that a prefill of its own would. */
-  rows[1].packed = true;
-  if (leank_session_pack_from(masked, 0, dense, 0, &err) != LEANK_OK) return cli_fail(&err);
+  int code = fill(b, source, rows[0].length, &seconds);
+  if (code != CLI_GO) return code;
+  for (size_t s = 0; s < 2; s++) {
+    rows[s].packed = sides[s] != source;
+    rows[s].prefill_seconds = rows[s].packed ? 0 : seconds;
+    if (!sides[s] || !rows[s].packed) continue;
+    if (leank_session_pack_from(sides[s], 0, source, 0, &err) != LEANK_OK) return cli_fail(&err);
+  }
   return CLI_GO;
 }
 
@@ -174,7 +187,7 @@ static int decode_sides(bench *b, leank_session *const *sides) {
     bench_row rows[2] = {{.decode = true, .length = length, .n_steps = b->options->n_steps}};
     rows[1] = rows[0];
     rows[1].masked = true;
-    int code = fill_both(b, sides[0], sides[1], rows);
+    int code = fill_sides(b, sides, rows);
     if (code == CLI_GO) code = decode_rounds(b, sides, rows, b->times);
     if (code != CLI_GO) return code;
     for (size_t s = 0; s < 2; s++) {
@@ -211,17 +224,26 @@ static int measure(bench *b, leank_session *const *sides) {
   return CLI_GO;
 }
 
+/* The dense session of --prefill-threads that reads the prompts; none where that was not given. */
+static int open_filler(bench *b) {
+  cli_engine engine = *b->engine;
+  if (b->options->n_prefill_threads == 0) return CLI_GO;
+  engine.options.n_threads = b->options->n_prefill_threads;
+  return cli_engine_session(&engine, false, b->n_tokens, &b->filler);
+}
+
 static int run(const cli_engine *engine, bench_machine *machine, const bench_session_options *o,
                bool decode) {
   bench b = {.engine = engine, .machine = machine, .options = o, .decode = decode};
   leank_session *sides[2] = {NULL, NULL}; /* dense, masked */
-  size_t n_tokens = longest(&o->lengths), n_ctx = n_tokens;
+  b.n_tokens = longest(&o->lengths);
+  size_t n_ctx = b.n_tokens;
   if (decode) n_ctx += N_WARMUP_STEPS + o->n_steps * o->n_repeats;
   int code = o->no_dense ? CLI_GO : cli_engine_session(engine, false, n_ctx, &sides[0]);
   if (code == CLI_GO && engine->mask) code = cli_engine_session(engine, true, n_ctx, &sides[1]);
+  if (code == CLI_GO) code = open_filler(&b);
   if (code == CLI_GO) {
-    b.n_tokens = n_tokens;
-    b.tokens = make_tokens(n_tokens, engine->info->n_vocab);
+    b.tokens = make_tokens(b.n_tokens, engine->info->n_vocab);
     b.logits = cli_alloc(engine->info->n_vocab, sizeof *b.logits);
     b.times = cli_alloc(2 * o->n_repeats, sizeof *b.times);
     code = measure(&b, sides);
@@ -229,6 +251,7 @@ static int run(const cli_engine *engine, bench_machine *machine, const bench_ses
   free(b.tokens);
   free(b.logits);
   free(b.times);
+  leank_session_close(&b.filler);
   leank_session_close(&sides[0]);
   leank_session_close(&sides[1]);
   return code == CLI_GO ? CLI_OK : code;

@@ -261,4 +261,25 @@ check $? "dense and LeanK at each length"
 leank bench decode "$model" --lengths 128 -n 2 -r 1 --rotate 1M --threads 1 "$cpu"
 expect_code 0
 expect_out '^decode +dense +128 '
+# Prompts read by other threads: the caches hold as much as those of a prefill of their own.
+leank bench decode "$model" --lengths 1k -n 4 -r 1 --rotate 1M --json --threads 1 -m "$work/energy" "$cpu"
+expect_code 0
+grep -o '"kv_bytes_per_step":[0-9]*' "$work/out" >"$work/own"
+grep -c '"packed_from_dense":true' "$work/out" >"$work/packed"
+leank bench decode "$model" --lengths 1k -n 4 -r 1 --rotate 1M --json --threads 1 --prefill-threads 2 \
+  -m "$work/energy" "$cpu"
+expect_code 0
+expect_json
+grep -o '"kv_bytes_per_step":[0-9]*' "$work/out" | cmp -s - "$work/own"
+check $? "packed from the session of --prefill-threads: the bytes of their own prefill"
+[ "$(cat "$work/packed")" -eq 1 ] && [ "$(grep -c '"packed_from_dense":true' "$work/out")" -eq 2 ]
+check $? "both caches are packed, and only LeanK's without --prefill-threads"
+[ "$(grep -c '"threads":1[,}]' "$work/out")" -eq 2 ]
+check $? "the threads reported are those of the steps"
+leank bench decode "$model" --lengths 1k -n 4 -r 1 --rotate 1M --threads 1 --prefill-threads 2 --no-dense \
+  -m "$work/energy" "$cpu"
+expect_code 0
+expect_out '^decode +leank +1024 .* packed$'
+leank bench prefill "$model" --prefill-threads 2
+expect_failure 2 '--prefill-threads is an option of bench decode'
 finish
