@@ -2,8 +2,8 @@
 """Attention of a decode step: leank beside ggml's CPU backend, kernel against kernel.
 
 bench/rivals/compare_attention.py [--heads 32,8,128] [--lengths 4096,32768] [--mask FILE | --dk LIST]
-    [--types f16,bf16,q8_0,q4_0] [--kv-types bf16] [--rounds 3] [--threads N] [--rotate-mib 2048]
-    [--leank build/leank] [--ggml PATH] [--json FILE]
+    [--types f16,bf16,q8_0,q4_0] [--kv-types bf16] [--rounds 3] [--threads N] [--cpu LEVEL]
+    [--rotate-mib 2048] [--leank build/leank] [--ggml PATH] [--json FILE]
 
 Rounds of both programs in turns, so that a drift of the machine meets both; medians over the rounds.
 Times are of one layer of one sequence (of a mask: the mean over its layers); bytes are those of K and
@@ -23,8 +23,8 @@ from compare_llama import HERE, ROOT, run
 
 def leank_rows(options, kv_type):
     command = [options.leank, "bench", "attention", "--heads", options.heads, "-l", options.lengths,
-               "-r", 1, "--kv-type", kv_type, "--threads", options.threads, "--rotate",
-               f"{options.rotate_mib}M", "--json"]
+               "-r", 1, "--kv-type", kv_type, "--threads", options.threads, "--cpu", options.cpu,
+               "--rotate", f"{options.rotate_mib}M", "--json"]
     if options.mask:
         command += ["--mask", options.mask]
     if options.dk:
@@ -93,6 +93,7 @@ def main():
     parser.add_argument("--kv-types", default="bf16", help="cache types of leank")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--cpu", default="best", help="cap on leank's instruction set")
     parser.add_argument("--rotate-mib", type=int, default=2048)
     parser.add_argument("--leank", default=ROOT / "build" / "leank")
     parser.add_argument("--ggml", type=pathlib.Path)

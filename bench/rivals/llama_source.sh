@@ -28,7 +28,7 @@ ggml_options() {
   echo -DCMAKE_BUILD_TYPE=Release
   echo -DGGML_NATIVE=OFF
   for pair in AVX:avx AVX2:avx2 BMI2:bmi2 FMA:fma F16C:f16c AVX512:avx512f AVX512_VNNI:avx512_vnni \
-    AVX512_BF16:avx512_bf16 AVX512_VBMI:avx512_vbmi; do
+    AVX512_BF16:avx512_bf16 AVX512_VBMI:avx512vbmi; do
     if grep -qw "${pair#*:}" /proc/cpuinfo; then
       echo "-DGGML_${pair%:*}=ON"
     else
