@@ -32,7 +32,7 @@ typedef enum leank_device { LEANK_DEVICE_CPU = 0, LEANK_DEVICE_CUDA = 1 } leank_
  * architecture: x86-64 up to 15, AArch64 from 16 on. A level of another architecture than the
  * library's is LEANK_E_ARGUMENT; LEANK_CPU_BEST and LEANK_CPU_C are valid on each. */
 typedef enum leank_cpu_level {
-  LEANK_CPU_BEST = 0, /* the highest that is supported; LEANK_CPU_AMX only when asked for */
+  LEANK_CPU_BEST = 0, /* the highest that is supported */
   LEANK_CPU_C = 1,
   LEANK_CPU_AVX2 = 2,       /* with FMA and F16C */
   LEANK_CPU_AVX512 = 3,     /* F, BW, DQ, VL */

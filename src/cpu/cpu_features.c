@@ -114,11 +114,9 @@ leank_cpu_level lk_cpu_detect(void) {
   return (leank_cpu_level)level;
 }
 
-/* The kernel for tiles has been run on tiles in software only (checkkern): who wants it asks. */
 leank_cpu_level lk_cpu_level(leank_cpu_level cap) {
   const leank_cpu_level detected = lk_cpu_detect();
-  if (cap == LEANK_CPU_BEST) return detected == LEANK_CPU_AMX ? LEANK_CPU_AVX512BF16 : detected;
-  return cap < detected ? cap : detected;
+  return cap == LEANK_CPU_BEST || cap > detected ? detected : cap;
 }
 
 leank_cpu_level lk_cpu_fp32_level(leank_cpu_level level) {

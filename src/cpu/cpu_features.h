@@ -15,8 +15,8 @@ leank_cpu_level lk_cpu_detect(void);
 /* XCR0: the registers that the system saves when it switches threads; 0 where it does not say. */
 uint64_t lk_cpu_saved_state(void);
 #endif
-/* min(detected, cap). LEANK_CPU_BEST: the highest detected, but AMX, which has to be asked for. The
- * cap is one of this architecture. */
+/* min(detected, cap). LEANK_CPU_BEST: the highest detected. The cap is one of this
+ * architecture. */
 leank_cpu_level lk_cpu_level(leank_cpu_level cap);
 /* The highest level up to this one (of this architecture, not BEST) whose kernels round nothing to
  * bf16; and whether its processors multiply bf16 matrices faster than fp32 ones. */
