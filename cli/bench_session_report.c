@@ -15,7 +15,7 @@ static double weight_bytes_read(const bench_machine *m, const leank_model_info *
 
 void bench_print_session_json(const bench_machine *m, const cli_engine *engine,
                               const bench_row *row) {
-  double n = row->decode ? 1 : (double)row->length;
+  double n = (double)(row->decode ? row->n_seqs : row->length);
   char kernel[64];
   json_t *o = json_object();
   json_object_set_new(o, "bench", json_string(row->decode ? "decode" : "prefill"));
@@ -31,6 +31,8 @@ void bench_print_session_json(const bench_machine *m, const cli_engine *engine,
   if (row->decode) {
     double weights = weight_bytes_read(m, engine->info);
     json_object_set_new(o, "steps", cli_json_size(row->n_steps));
+    json_object_set_new(o, "batch", cli_json_size(row->n_seqs));
+    json_object_set_new(o, "ms_per_step", json_real(1e3 * row->seconds));
     json_object_set_new(o, "kv_bytes_per_step", cli_json_size(row->kv_bytes));
     json_object_set_new(o, "weight_bytes_per_step", cli_json_size((uint64_t)weights));
     bench_json_speed(m, (double)row->kv_bytes + weights, row->seconds, o);
@@ -57,7 +59,7 @@ void bench_print_session_head(const bench_machine *m, const leank_model_info *in
 
 void bench_print_session_row(const bench_machine *m, const cli_engine *engine,
                              const bench_row *row) {
-  double n = row->decode ? 1 : (double)row->length;
+  double n = (double)(row->decode ? row->n_seqs : row->length);
   printf("%-8s %-6s %8zu %12.2f %12.3f", row->decode ? "decode" : "prefill",
          row->masked ? "leank" : "dense", row->length, n / row->seconds, 1e3 * row->seconds / n);
   if (row->decode) {

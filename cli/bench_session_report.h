@@ -14,6 +14,7 @@ typedef struct bench_row {
   bool packed;            /* decode: the cache was packed from another, dense session's */
   size_t kv_bytes;        /* decode: stored, read once in a step; mean over the steps */
   size_t n_steps;         /* decode: of a repeat */
+  size_t n_seqs;          /* decode: sequences that a step serves */
 } bench_row;
 
 /* The machine, and a line of titles. */

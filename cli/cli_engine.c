@@ -49,6 +49,7 @@ void cli_engine_options_default(cli_engine_options *options) {
       .n_sink = SIZE_MAX,
       .n_recent = SIZE_MAX,
       .policy = -1,
+      .n_seqs = 1,
   };
 }
 
@@ -108,6 +109,7 @@ int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, lean
   leank_error err;
   leank_session_options_default(&options);
   options.n_ctx = n_ctx;
+  options.n_seqs = own->n_seqs;
   options.kv_type = (leank_kv_type)own->kv_type;
   options.n_threads = own->n_threads;
   options.cpu = cli_cpu_level(own->cpu);

@@ -14,6 +14,7 @@ typedef struct cli_engine_options {
   int kv_type, policy;    /* policy -1 = the mask's */
   int weights;            /* leank_weights_place */
   bool mean_compensation; /* false = the mask's */
+  size_t n_seqs;          /* sequences of a session (1) */
   const char *device;     /* "cpu", "cuda" or "cuda:N"; NULL = cpu */
 } cli_engine_options;
 

@@ -5,13 +5,14 @@
 
 #include "bench_session_report.h"
 
-enum { N_WARMUP_STEPS = 2, N_WARMUP_TOKENS = 256 };
+enum { N_WARMUP_STEPS = 3, N_WARMUP_TOKENS = 256, MAX_BATCH = 4096 };
 
 typedef struct bench_session_options {
   cli_engine_options engine;
   cli_sizes lengths;
   size_t n_steps, n_repeats;
   size_t n_prefill_threads; /* 0: those of the steps */
+  size_t n_seqs;            /* sequences that decode together */
   bool no_dense, json;
 } bench_session_options;
 
@@ -23,8 +24,9 @@ typedef struct bench {
   bool decode;           /* else prefill */
   leank_token *tokens;   /* [n_tokens] */
   size_t n_tokens;       /* of the longest prompt */
-  float *logits;         /* [V] */
+  float *logits;         /* [n_seqs][V] */
   double *times;         /* [n_repeats] */
+  size_t *seqs;          /* [n_seqs] 0, 1, ... */
 } bench;
 
 /* The options of both; decode says what is measured. */
@@ -34,6 +36,7 @@ static int parse(int argc, char **argv, bool decode, bench_session_options *o, b
       {'l', "lengths", CLI_LIST, &o->lengths, "LIST", "tokens of context (512,4096)"},
       {'n', "steps", CLI_SIZE, &o->n_steps, "N", "decode steps of a repeat (32)"},
       {'r', "repeat", CLI_SIZE, &o->n_repeats, "R", "repeats, the median counts (3)"},
+      {'b', "batch", CLI_SIZE, &o->n_seqs, "B", "decode: sequences in a step (1)"},
       {0, "prefill-threads", CLI_SIZE, &o->n_prefill_threads, "N",
        "decode: threads of the prefill that fills the caches (as --threads)"},
       {0, "no-dense", CLI_FLAG, &o->no_dense, NULL, "with a mask: do not measure dense beside it"},
@@ -64,6 +67,10 @@ static int parse(int argc, char **argv, bool decode, bench_session_options *o, b
   if (o->n_steps > 1 << 20 || o->n_repeats > 1 << 20) return cli_usage_error("-n or -r too large");
   if (o->n_prefill_threads && !decode)
     return cli_usage_error("--prefill-threads is an option of bench decode");
+  if (o->n_seqs == 0 || o->n_seqs > MAX_BATCH) {
+    return cli_usage_error("--batch is 1 to %d", MAX_BATCH);
+  }
+  if (o->n_seqs > 1 && !decode) return cli_usage_error("--batch is an option of bench decode");
   if (o->no_dense && !o->engine.mask) return cli_usage_error("--no-dense needs --mask");
   return CLI_GO;
 }
@@ -77,8 +84,8 @@ static void print_row(const bench *b, const bench_row *row) {
 
 /* ---- measuring ---- */
 
-/* Feeds the first n tokens into an empty sequence. */
-static int fill(const bench *b, leank_session *session, size_t n, double *seconds) {
+/* Feeds n tokens into a sequence, emptied first; each sequence begins at another token. */
+static int fill(const bench *b, leank_session *session, size_t seq, size_t n, double *seconds) {
   leank_feed_options feed;
   leank_error err;
   cli_progress progress;
@@ -87,10 +94,10 @@ static int fill(const bench *b, leank_session *session, size_t n, double *second
   feed.logits = b->logits;
   feed.on_progress = cli_progress_update;
   feed.user = &progress;
-  if (leank_session_rewind(session, 0, 0, &err) != LEANK_OK) return cli_fail(&err);
+  if (leank_session_rewind(session, seq, 0, &err) != LEANK_OK) return cli_fail(&err);
   cli_interrupt_arm(session);
   double start = cli_seconds();
-  leank_status status = leank_session_feed(session, 0, b->tokens, n, &feed, &err);
+  leank_status status = leank_session_feed(session, seq, b->tokens + seq, n, &feed, &err);
   *seconds = cli_seconds() - start;
   cli_interrupt_disarm();
   cli_progress_end(&progress);
@@ -101,14 +108,13 @@ static int fill(const bench *b, leank_session *session, size_t n, double *second
   return status == LEANK_OK ? CLI_GO : cli_fail(&err);
 }
 
-/* n decode steps; mean seconds of one. */
+/* n decode steps of all sequences; mean seconds of one. */
 static int step(const bench *b, leank_session *session, size_t n, double *seconds) {
   leank_error err;
-  size_t seq = 0;
   double start = cli_seconds();
   for (size_t i = 0; i < n; i++) {
-    if (leank_session_decode(session, 1, &seq, &b->tokens[i % b->n_tokens], b->logits, &err) !=
-        LEANK_OK) {
+    if (leank_session_decode(session, b->options->n_seqs, b->seqs, &b->tokens[i % b->n_tokens],
+                             b->logits, &err) != LEANK_OK) {
       return cli_fail(&err);
     }
   }
@@ -121,9 +127,9 @@ static int prefill_side(bench *b, leank_session *session, bool masked) {
   for (size_t i = 0; i < b->options->lengths.n; i++) {
     bench_row row = {.masked = masked, .length = b->options->lengths.values[i]};
     size_t n_warmup = row.length < N_WARMUP_TOKENS ? row.length : N_WARMUP_TOKENS;
-    int code = fill(b, session, n_warmup, &seconds);
+    int code = fill(b, session, 0, n_warmup, &seconds);
     for (size_t r = 0; code == CLI_GO && r < b->options->n_repeats; r++) {
-      code = fill(b, session, row.length, &b->times[r]);
+      code = fill(b, session, 0, row.length, &b->times[r]);
     }
     if (code != CLI_GO) return code;
     row.seconds = bench_median(b->times, b->options->n_repeats);
@@ -143,15 +149,18 @@ static size_t stored_bytes(const leank_session *session) {
  * gives the very cache that a prefill of its own would. */
 static int fill_sides(const bench *b, leank_session *const *sides, bench_row *rows) {
   leank_session *source = b->filler ? b->filler : sides[0] ? sides[0] : sides[1];
-  double seconds;
-  leank_error err;
-  int code = fill(b, source, rows[0].length, &seconds);
-  if (code != CLI_GO) return code;
-  for (size_t s = 0; s < 2; s++) {
-    rows[s].packed = sides[s] != source;
-    rows[s].prefill_seconds = rows[s].packed ? 0 : seconds;
-    if (!sides[s] || !rows[s].packed) continue;
-    if (leank_session_pack_from(sides[s], 0, source, 0, &err) != LEANK_OK) return cli_fail(&err);
+  for (size_t seq = 0; seq < b->options->n_seqs; seq++) {
+    double seconds;
+    leank_error err;
+    int code = fill(b, source, b->filler ? 0 : seq, rows[0].length, &seconds);
+    if (code != CLI_GO) return code;
+    for (size_t s = 0; s < 2; s++) {
+      rows[s].packed = sides[s] != source;
+      rows[s].prefill_seconds += rows[s].packed ? 0 : seconds;
+      if (!sides[s] || !rows[s].packed) continue;
+      if (leank_session_pack_from(sides[s], seq, source, b->filler ? 0 : seq, &err) != LEANK_OK)
+        return cli_fail(&err);
+    }
   }
   return CLI_GO;
 }
@@ -184,7 +193,10 @@ static int decode_rounds(const bench *b, leank_session *const *sides, bench_row 
 static int decode_sides(bench *b, leank_session *const *sides) {
   for (size_t i = 0; i < b->options->lengths.n; i++) {
     size_t length = b->options->lengths.values[i];
-    bench_row rows[2] = {{.decode = true, .length = length, .n_steps = b->options->n_steps}};
+    bench_row rows[2] = {{.decode = true,
+                          .length = length,
+                          .n_steps = b->options->n_steps,
+                          .n_seqs = b->options->n_seqs}};
     rows[1] = rows[0];
     rows[1].masked = true;
     int code = fill_sides(b, sides, rows);
@@ -229,6 +241,7 @@ static int open_filler(bench *b) {
   cli_engine engine = *b->engine;
   if (b->options->n_prefill_threads == 0) return CLI_GO;
   engine.options.n_threads = b->options->n_prefill_threads;
+  engine.options.n_seqs = 1;
   return cli_engine_session(&engine, false, b->n_tokens, &b->filler);
 }
 
@@ -243,13 +256,16 @@ static int run(const cli_engine *engine, bench_machine *machine, const bench_ses
   if (code == CLI_GO && engine->mask) code = cli_engine_session(engine, true, n_ctx, &sides[1]);
   if (code == CLI_GO) code = open_filler(&b);
   if (code == CLI_GO) {
-    b.tokens = make_tokens(b.n_tokens, engine->info->n_vocab);
-    b.logits = cli_alloc(engine->info->n_vocab, sizeof *b.logits);
+    b.tokens = make_tokens(b.n_tokens + o->n_seqs, engine->info->n_vocab);
+    b.logits = cli_alloc(o->n_seqs * engine->info->n_vocab, sizeof *b.logits);
+    b.seqs = cli_alloc(o->n_seqs, sizeof *b.seqs);
+    for (size_t i = 0; i < o->n_seqs; i++) b.seqs[i] = i;
     b.times = cli_alloc(2 * o->n_repeats, sizeof *b.times);
     code = measure(&b, sides);
   }
   free(b.tokens);
   free(b.logits);
+  free(b.seqs);
   free(b.times);
   leank_session_close(&b.filler);
   leank_session_close(&sides[0]);
@@ -258,7 +274,8 @@ static int run(const cli_engine *engine, bench_machine *machine, const bench_ses
 }
 
 static int bench_session(int argc, char **argv, bool decode) {
-  bench_session_options o = {.lengths = {2, {512, 4096}}, .n_steps = 32, .n_repeats = 3};
+  bench_session_options o = {
+      .lengths = {2, {512, 4096}}, .n_steps = 32, .n_repeats = 3, .n_seqs = 1};
   const char *words[CLI_MAX_POSITIONALS];
   cli_engine engine;
   bench_machine machine = {0};
@@ -266,6 +283,7 @@ static int bench_session(int argc, char **argv, bool decode) {
   leank_bench_options_default(&machine.options);
   int code = parse(argc, argv, decode, &o, &machine, words);
   if (code != CLI_GO) return code;
+  o.engine.n_seqs = o.n_seqs;
   code = cli_engine_open(words[0], &o.engine, &engine);
   if (code == CLI_GO) code = bench_machine_open(&machine, &o.engine);
   machine.options.n_repeats = o.n_repeats;
