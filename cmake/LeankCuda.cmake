@@ -38,6 +38,11 @@ enable_testing()
 add_library(leank_cuda_static STATIC $<TARGET_OBJECTS:leank_cuda_objects>)
 set_target_properties(leank_cuda_static PROPERTIES LINKER_LANGUAGE CUDA)
 target_link_libraries(leank_cuda_static PUBLIC ${LEANK_CUBLASLT})
+# What widening is compared with.
+add_library(leank_cuda_reference STATIC ${PROJECT_SOURCE_DIR}/src/kernels/dequant/dequant_c.c
+                                        ${PROJECT_SOURCE_DIR}/src/base/dtype.c)
+target_include_directories(leank_cuda_reference PRIVATE ${PROJECT_SOURCE_DIR}/src
+                                                        ${PROJECT_SOURCE_DIR}/include)
 add_custom_target(leank_cuda_tests) # the library and its tests, nothing else
 add_dependencies(leank_cuda_tests leank_cuda)
 file(GLOB LEANK_CUDA_TESTS CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/cuda/*.cu)
@@ -47,8 +52,12 @@ foreach(source IN LISTS LEANK_CUDA_TESTS)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src
                                              ${PROJECT_SOURCE_DIR}/include
                                              ${PROJECT_SOURCE_DIR}/tests)
-  target_link_libraries(${name} PRIVATE leank_cuda_static)
+  target_link_libraries(${name} PRIVATE leank_cuda_static leank_cuda_reference)
   add_dependencies(leank_cuda_tests ${name})
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS cuda SKIP_RETURN_CODE 77 TIMEOUT 600)
 endforeach()
+
+# A real model on the GPU beside the CPU; run by hand, with the model's path.
+add_executable(cuda_model ${PROJECT_SOURCE_DIR}/tests/cuda/cuda_model.c)
+target_link_libraries(cuda_model PRIVATE leank_static m)

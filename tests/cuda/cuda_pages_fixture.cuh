@@ -53,10 +53,12 @@ void lk_cuda_keep(lk_cuda_device *dev, cudaError_t code, const char *what) {
 }
 #endif
 
+enum { NO_DEVICE = 77 }; /* exit code: nothing was tested */
+
 static inline void open_device(lk_cuda_device *dev) {
   memset(dev, 0, sizeof *dev);
   if (cudaSetDevice(0) != cudaSuccess || cudaStreamCreate(&dev->stream) != cudaSuccess)
-    die("no device");
+    exit(NO_DEVICE);
 }
 
 /* Waits; a failure of anything before ends the program. */

@@ -74,7 +74,7 @@ static sequence make_sequence(const layer &l, size_t n_tokens, float spread, uin
   return s;
 }
 
-/* What a kernel may be off by: the probabilities are rounded to bf16 (2^-9 of each, in numerator
+/* What a kernel may be off by: the probabilities are rounded to bf16 (2^-8 of each, in numerator
  * and denominator), logits are fp32 sums of n products (n 2^-24 of the sum of magnitudes), and the
  * sums over T tokens are fp32. */
 static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<double> *out,
