@@ -38,14 +38,21 @@ static void cannot(lk_backend *be, const char *what) {
 
 /* ---- opening and closing ---- */
 
+/* Steps are recorded anew, from the next one on. */
+static void forget_recordings(lk_cuda_backend *cuda) {
+  for (size_t i = 0; i < cuda->n_recordings; i++) {
+    if (cuda->recordings[i].graph) cuda->api->graph_free(cuda->recordings[i].graph);
+    cuda->recordings[i].graph = NULL;
+  }
+}
+
 static void cuda_close(lk_backend *be) {
   lk_cuda_backend *cuda = lk_cuda(be);
   if (!cuda) return;
   if (cuda->dev) {
     const lk_cuda_api *api = cuda->api;
     api->sync(cuda->dev, NULL);
-    for (size_t i = 0; i < cuda->n_recordings; i++)
-      if (cuda->recordings[i].graph) api->graph_free(cuda->recordings[i].graph);
+    forget_recordings(cuda);
     lk_cuda_stage_close(cuda);
     if (cuda->pages.p) api->free(cuda->dev, cuda->pages.p);
     if (cuda->partials.p) api->free(cuda->dev, cuda->partials.p);
@@ -108,11 +115,18 @@ static size_t cuda_resident(const lk_backend *be, const void *p) {
   return 0;
 }
 
-/* What was reserved once stays. */
+/* What was reserved once stays. More of it lies elsewhere than recorded steps know. */
 static leank_status cuda_reserve_rows(lk_backend *be, size_t n_rows, size_t n_cols,
                                       leank_error *err) {
+  lk_cuda_backend *cuda = lk_cuda(be);
   if (n_rows == 0) return LEANK_OK;
-  return lk_cuda(be)->api->reserve(lk_cuda(be)->dev, n_rows, n_cols, err);
+  if (n_rows > cuda->reserved_rows || n_cols > cuda->reserved_cols) {
+    cuda->api->sync(cuda->dev, NULL);
+    forget_recordings(cuda);
+    if (n_rows > cuda->reserved_rows) cuda->reserved_rows = n_rows;
+    if (n_cols > cuda->reserved_cols) cuda->reserved_cols = n_cols;
+  }
+  return cuda->api->reserve(cuda->dev, cuda->reserved_rows, cuda->reserved_cols, err);
 }
 
 static void cuda_upload(lk_backend *be, void *to, const void *from, size_t n_bytes) {
@@ -424,6 +438,7 @@ leank_status lk_cuda_backend_open(const lk_cuda_api *api, const lk_backend_optio
   LK_TRY(lk_cuda_store_open(api, device, options->model, &cuda->store, err));
   LK_TRY(lk_cuda_stage_open(cuda, err));
   LK_TRY(open_partials(cuda, err));
+  LK_TRY(cuda_reserve_rows(&cuda->base, options->max_few_rows, options->max_cols, err));
   api->info(cuda->dev, &info);
   LK_TRY(cuda_wait(&cuda->base, err));
   snprintf(cuda->kernel_names, sizeof cuda->kernel_names,

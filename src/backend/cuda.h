@@ -87,6 +87,7 @@ typedef struct lk_cuda_backend {
   unsigned char *heads_room; /* one layer's, while it is compared */
   lk_cuda_recording *recordings, *step;
   size_t n_recordings, max_recordings;
+  size_t reserved_rows, reserved_cols; /* of products, so far */
   bool recording;
   lk_cuda_block *blocks; /* of alloc */
   size_t n_blocks, max_blocks;

@@ -183,7 +183,9 @@ typedef struct lk_cuda_api {
   void (*linear_few)(lk_cuda_device *dev, const lk_cuda_linear *job);
   /* Many: library GEMM, activations rounded to bf16, fp32 sums. */
   void (*linear_many)(lk_cuda_device *dev, const lk_cuda_linear *job);
-  /* Room for linear_many of n_rows x n_cols inputs; called outside of recording. */
+  /* Room for products of n_rows x n_cols inputs: linear_many, and linear_few of more than 8 rows,
+   * need it. Called outside of recording; where room grows, recorded products are not valid any
+   * more. */
   leank_status (*reserve)(lk_cuda_device *dev, size_t n_rows, size_t n_cols, leank_error *err);
 
   /* ---- pages ---- */

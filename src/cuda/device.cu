@@ -91,6 +91,8 @@ leank_status lk_cuda_open(int index, lk_cuda_device **out, leank_error *err) {
   if (code == cudaSuccess && major < LEAST_MAJOR) code = cudaErrorNoKernelImageForDevice;
   if (code == cudaSuccess)
     code = cudaDeviceGetAttribute(&dev->n_sm, cudaDevAttrMultiProcessorCount, index);
+  if (code == cudaSuccess)
+    code = cudaDeviceGetAttribute(&dev->major, cudaDevAttrComputeCapabilityMajor, index);
   /* Not ordered with the legacy stream: another library's work there is none of ours. */
   if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking);
   for (int i = 0; code == cudaSuccess && i < LK_CUDA_MARKS; i++)
