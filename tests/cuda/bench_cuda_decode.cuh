@@ -4,6 +4,11 @@
 #ifndef LK_BENCH_CUDA_DECODE_CUH
 #define LK_BENCH_CUDA_DECODE_CUH
 
+#include <algorithm>
+#include <vector>
+
+#include "cuda_decode_layer.cuh"
+
 static __global__ void read_kernel(const uint4 *from, size_t n, uint32_t *out) {
   uint32_t sum = 0;
   const size_t stride = (size_t)gridDim.x * blockDim.x;
@@ -83,23 +88,22 @@ static double bench_layer(const bench_state *s, const layer &l, uint64_t *seed) 
   const size_t n_pages = (s->n_tokens + LK_CUDA_P - 1) / LK_CUDA_P;
   const double bytes = layer_bytes(l, s->n_sequences, s->n_tokens);
   const size_t n_launches = (size_t)std::min(24.0, std::max(2.0, 6e9 / bytes));
-  device_layer d = {};
   std::vector<uint16_t> channels((size_t)l.n_kv_heads * l.head_dim, 0);
   for (uint32_t h = 0; h < l.n_kv_heads; h++)
     std::copy(l.channels[h].begin(), l.channels[h].end(), &channels[(size_t)h * l.head_dim]);
-  d.view = {{s->arena, s->arena},
-            {l.wide_bytes, l.lean_bytes},
-            NULL,
-            NULL,
-            l.n_heads,
-            l.n_kv_heads,
-            l.head_dim};
-  d.view.heads = fixture_to_device(l.heads.data(), l.heads.size());
-  d.view.channels = fixture_to_device(channels.data(), channels.size());
-  std::vector<void *> garbage = {(void *)d.view.heads, (void *)d.view.channels};
+  lk_cuda_view view = {{s->arena, s->arena},
+                       {l.wide_bytes, l.lean_bytes},
+                       NULL,
+                       NULL,
+                       l.n_heads,
+                       l.n_kv_heads,
+                       l.head_dim};
+  view.heads = fixture_to_device(l.heads.data(), l.heads.size());
+  view.channels = fixture_to_device(channels.data(), channels.size());
+  std::vector<void *> garbage = {(void *)view.heads, (void *)view.channels};
   /* Wide pages come from one half of the arena, lean ones from the other. */
   const size_t half = s->arena_bytes / 2;
-  d.view.arena[1] += half / 4096 * 4096;
+  view.arena[1] += half / 4096 * 4096;
   const size_t n_arena[] = {half / l.wide_bytes, half / l.lean_bytes};
   size_t next[2] = {0, 0};
   cudaGraph_t graph;
@@ -118,7 +122,7 @@ static double bench_layer(const bench_state *s, const layer &l, uint64_t *seed) 
     }
     end_groups(&b);
     lk_cuda_decode job = {};
-    job.view = d.view;
+    job.view = view;
     job.n_groups = (uint32_t)s->n_sequences;
     job.groups = fixture_to_device(b.groups.data(), b.groups.size());
     job.tables = fixture_to_device(b.tables.data(), b.tables.size());

@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "cuda/ops.cuh"
+#include "bench_cuda_decode.cuh"
 #include "cuda_decode_fixture.cuh"
+#include "cuda_decode_layer.cuh"
 
 static int n_checks, n_failed;
 
@@ -20,47 +22,13 @@ static void check(bool ok, const char *format, const char *what, double a, doubl
   if (n_failed++ < 20) printf(format, what, a, b);
 }
 
-/* ---- one layer with several sequences, on the host ---- */
-
-struct layer {
-  uint32_t n_heads, n_kv_heads, head_dim;
-  size_t n_sink, n_recent;
-  std::vector<std::vector<uint16_t>> channels; /* [Hk] kept */
-  std::vector<lk_cuda_head> heads;
-  size_t wide_bytes, lean_bytes; /* of a page */
-};
-
-static layer make_layer(uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim,
-                        const std::vector<uint32_t> &kept, uint64_t *seed) {
-  layer l = {n_heads, n_kv_heads, head_dim, 128, 768};
-  uint32_t offset = 0;
-  for (uint32_t h = 0; h < n_kv_heads; h++) {
-    std::vector<uint16_t> all(head_dim);
-    for (uint32_t c = 0; c < head_dim; c++) all[c] = (uint16_t)c;
-    for (uint32_t c = head_dim - 1; c > 0; c--)
-      std::swap(all[c], all[fixture_random(seed) % (c + 1)]);
-    all.resize(std::min(kept[h], head_dim));
-    std::sort(all.begin(), all.end());
-    const uint32_t n = (uint32_t)all.size(), padded = (n + 15) / 16 * 16;
-    l.channels.push_back(all);
-    l.heads.push_back({n, padded, offset, 0});
-    if (n) offset += LK_CUDA_P * 2 * (padded + head_dim);
-  }
-  l.wide_bytes = (size_t)n_kv_heads * LK_CUDA_P * 4 * head_dim;
-  l.lean_bytes = offset ? offset : 16;
-  return l;
-}
+/* ---- several sequences, on the host ---- */
 
 struct sequence {
   size_t n_tokens;
   std::vector<uint16_t> k, v; /* [T][Hk][D] bf16 */
   std::vector<float> q;       /* [Hq][D] */
 };
-
-static size_t middle_end(const layer &l, size_t n) {
-  const size_t full = l.n_sink + l.n_recent;
-  return l.n_sink + (n > full ? (n - full) / LK_CUDA_P * LK_CUDA_P : 0);
-}
 
 static sequence make_sequence(const layer &l, size_t n_tokens, float spread, uint64_t *seed) {
   sequence s;
@@ -177,12 +145,6 @@ static std::vector<uint16_t> page_bytes(const layer &l, const sequence &s, size_
   return page;
 }
 
-struct batch {
-  std::vector<lk_cuda_group> groups;
-  std::vector<lk_page_entry> tables;
-  std::vector<float> q;
-};
-
 /* Pages with numbers from a shuffled list, so that neighbours are apart. */
 struct pool {
   std::vector<uint32_t> free_pages;
@@ -218,33 +180,6 @@ static void free_layer(device_layer *d) {
   for (int k = 0; k < 2; k++) cudaFree(d->view.arena[k]);
   cudaFree((void *)d->view.heads);
   cudaFree((void *)d->view.channels);
-}
-
-static void add_group(const layer &l, size_t n_tokens, const lk_page_entry *entries, batch *b) {
-  lk_cuda_group g = {};
-  const lk_cuda_group *before = b->groups.empty() ? NULL : &b->groups.back();
-  const size_t n_pages = (n_tokens + LK_CUDA_P - 1) / LK_CUDA_P;
-  g.first_row = b->groups.size();
-  g.n_rows = 1;
-  g.first_pos = n_tokens - 1;
-  g.middle_begin = l.n_sink;
-  g.n_middle = middle_end(l, n_tokens) - l.n_sink;
-  g.table = b->tables.size();
-  if (before) {
-    const size_t n_before = before->first_pos / LK_CUDA_P + 1, lean = before->n_middle / LK_CUDA_P;
-    g.lean_before = before->lean_before + lean;
-    g.wide_before = before->wide_before + n_before - lean;
-  }
-  b->groups.push_back(g);
-  b->tables.insert(b->tables.end(), entries, entries + n_pages);
-}
-static void end_groups(batch *b) {
-  lk_cuda_group g = {};
-  const lk_cuda_group *before = &b->groups.back();
-  const size_t n_before = before->first_pos / LK_CUDA_P + 1, lean = before->n_middle / LK_CUDA_P;
-  g.lean_before = before->lean_before + lean;
-  g.wide_before = before->wide_before + n_before - lean;
-  b->groups.push_back(g);
 }
 
 static std::vector<float> run_batch(lk_cuda_device *dev, const device_layer &d, const batch &b,
@@ -375,8 +310,6 @@ static void test_quick(lk_cuda_device *dev, uint64_t seed) {
     test_layer(dev, "quick", l, {1, 65, 897, 1100, 3000}, 120, 4.0f, 8, &seed);
   }
 }
-
-#include "bench_cuda_decode.cuh"
 
 int main(int argc, char **argv) {
   lk_cuda_device *dev = fixture_open();

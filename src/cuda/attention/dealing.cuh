@@ -1,12 +1,13 @@
 /* How the attention of a decode step is cut and dealt.
  *
  * A sequence's pages are cut by position into chunks of LK_CUDA_CHUNK_PAGES pages, chunks into
- * nodes of NODE_CHUNKS chunks. What is computed of a (sequence, kv head) is: of each chunk a
- * partial (maximum m, sum l, accumulator o); of each node the fold of its chunks' partials in
- * order; the result is the fold of the nodes in order. All chunks, in the order (sequence, kv head,
- * chunk), are dealt to the blocks in contiguous runs of nearly equal bytes. A block folds nodes
- * that it has whole and writes one partial of them; of others it writes the chunks' partials, which
- * the merge folds by the same operations. So bits do not depend on how work was dealt, nor on the
+ * nodes of NODE_CHUNKS chunks, nodes into spans of SPAN_NODES nodes. What is computed of a
+ * (sequence, kv head) is: of each chunk a partial (maximum m, sum l, accumulator o); of each node
+ * the fold of its chunks' partials in order; of each span that of its nodes; the result is the fold
+ * of the spans. All chunks, in the order (sequence, kv head, chunk), are dealt to the blocks in
+ * contiguous runs of nearly equal bytes. A block folds nodes that it has whole and writes one
+ * partial of them; of others it writes the chunks' partials, which the merge folds by the same
+ * operations, before nodes and spans. So bits do not depend on how work was dealt, nor on the
  * batch. */
 #ifndef LK_CUDA_DEALING_CUH
 #define LK_CUDA_DEALING_CUH
@@ -14,7 +15,7 @@
 #include "cuda/attention/ptx.cuh"
 #include "cuda/cuda_api.h"
 
-enum { NODE_CHUNKS = 8, NODE_PAGES = NODE_CHUNKS * LK_CUDA_CHUNK_PAGES };
+enum { NODE_CHUNKS = 8, NODE_PAGES = NODE_CHUNKS * LK_CUDA_CHUNK_PAGES, SPAN_NODES = 8 };
 
 /* Pages of one sequence: lean ones are [middle, middle_end). */
 typedef struct lk_pages {
@@ -96,11 +97,12 @@ static __device__ void lk_deal(const lk_cuda_decode *job, uint32_t block, uint32
                                lk_place *begin, lk_place *end) {
   const lk_cuda_view *view = &job->view;
   const uint32_t n_groups = job->n_groups;
-  uint64_t wide = 0, lean = 0; /* of all heads */
-  for (uint32_t h = 0; h < view->n_kv_heads; h++) {
-    wide += lk_wide_segment(view->head_dim);
+  /* Of all heads. Lanes ask for one each: one after another would wait for memory as often. */
+  const uint64_t wide = (uint64_t)view->n_kv_heads * lk_wide_segment(view->head_dim);
+  uint64_t lean = 0;
+  for (uint32_t h = threadIdx.x % 32; h < view->n_kv_heads; h += 32)
     lean += lk_lean_segment(view->heads[h].n_padded, view->head_dim);
-  }
+  for (int across = 16; across > 0; across /= 2) lean += __shfl_xor_sync(0xffffffffu, lean, across);
   const lk_cuda_group *last = &job->groups[n_groups];
   const uint64_t total = wide * last->wide_before + lean * last->lean_before;
   /* Shares in units that cannot overflow: total / n_blocks and the rest spread evenly. */

@@ -306,8 +306,7 @@ static __device__ bool consume_chunk(const head_work *w, uint32_t chunk, float s
       if (partly) lk_fence_async();
 #endif
     }
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) lk_barrier_arrive(&sh->empty[place->slot]);
+    lk_barrier_arrive(&sh->empty[place->slot]);
     ring_next(place, n_slots);
   }
   return any;
@@ -452,7 +451,7 @@ static __global__ void __launch_bounds__(N_THREADS, 2)
 #else
       lk_barrier_init(&sh->full[i], 32);
 #endif
-      lk_barrier_init(&sh->empty[i], N_CONSUMER_WARPS);
+      lk_barrier_init(&sh->empty[i], N_CONSUMERS);
     }
 #if __CUDA_ARCH__ >= 900
     lk_fence_async();
@@ -474,89 +473,123 @@ static __global__ void __launch_bounds__(N_THREADS, 2)
   } while (next_head(&job.view, &end, &group, &head));
 }
 
-/* ---- merge: one block a sequence and query head ---- */
+/* ---- merge: one block a sequence and query head, or several with a part of its channels each ----
+ */
 
-enum { MAX_MERGE_LANES = 16 }; /* nodes at a time */
+enum {
+  MAX_MERGE_THREADS = 512,
+  MAX_MERGE_LANES = 64, /* nodes at a time */
+  MERGE_PARTS = 8       /* blocks of a query head where there are few heads in all */
+};
 
-/* The fold of a node's chunks, or its partial where a block had the node whole; of two channels. */
-static __device__ void merge_node(const lk_cuda_decode *job, uint32_t group, uint32_t head,
-                                  const lk_pages *pages, bool empty_head, uint32_t node, uint32_t q,
-                                  uint32_t channel, float *m, float *l, float o[2]) {
+/* A running fold, of two channels. */
+typedef struct merge_sum {
+  float m, l;
+  float2 o;
+} merge_sum;
+
+static __device__ __forceinline__ merge_sum merge_nothing(void) {
+  return merge_sum{-INFINITY, 0.0f, make_float2(0.0f, 0.0f)};
+}
+static __device__ __forceinline__ void merge_fold(merge_sum *s, float m, float l, float2 o) {
+  float a, b;
+  lk_fold_factors(&s->m, m, &a, &b);
+  s->l = lk_folded(s->l, a, l, b);
+  s->o.x = lk_folded(s->o.x, a, o.x, b);
+  s->o.y = lk_folded(s->o.y, a, o.y, b);
+}
+
+/* The fold of a node's chunks, or its partial where a block had the node whole. Eager: all partials
+ * are asked for before it is known whether they count, so that memory is waited for once. */
+static __device__ merge_sum merge_node(const lk_cuda_decode *job, uint32_t group, uint32_t head,
+                                       const lk_pages *pages, bool empty_head, uint32_t node,
+                                       uint32_t q, uint32_t channel, bool eager) {
   const uint32_t group_size = job->view.n_heads / job->view.n_kv_heads;
   const size_t at = (size_t)q * job->view.head_dim + channel;
   const size_t tail = (size_t)group_size * job->view.head_dim;
   const size_t stride = lk_partial_floats(group_size, job->view.head_dim);
   const uint32_t begin = node * NODE_CHUNKS, end = min(begin + NODE_CHUNKS, lk_n_chunks(pages));
-  const float *first = NULL;
-  float pm[NODE_CHUNKS], pl[NODE_CHUNKS];
-  float2 po[NODE_CHUNKS];
-  *m = -INFINITY;
-  *l = o[0] = o[1] = 0.0f;
+  const float *base = lk_partial(job, group, head, begin);
+  uint32_t first = NODE_CHUNKS; /* that has anything */
+  bool whole = false;
+  merge_sum part[NODE_CHUNKS], sum = merge_nothing();
 #pragma unroll
   for (uint32_t i = 0; i < NODE_CHUNKS; i++) {
-    pm[i] = -INFINITY;
-    pl[i] = 0.0f;
-    po[i] = make_float2(0.0f, 0.0f);
+    part[i] = merge_nothing();
     if (begin + i >= end || (empty_head && lk_chunk_in_middle(pages, begin + i))) continue;
-    const float *p = lk_partial(job, group, head, begin) + i * stride;
-    if (!first)
-      first = p;
-    else if (first[tail + PARTIAL_WHOLE] != 0.0f)
+    const float *p = base + i * stride;
+    if (first == NODE_CHUNKS) {
+      first = i;
+      whole = p[tail + PARTIAL_WHOLE] != 0.0f;
+    } else if (!eager && whole) {
       continue;
-    pm[i] = p[tail + PARTIAL_M + q];
-    pl[i] = p[tail + PARTIAL_L + q];
-    po[i] = *(const float2 *)(p + at);
+    }
+    part[i] =
+        merge_sum{p[tail + PARTIAL_M + q], p[tail + PARTIAL_L + q], *(const float2 *)(p + at)};
   }
 #pragma unroll
-  for (uint32_t i = 0; i < NODE_CHUNKS; i++) {
-    float a, b;
-    lk_fold_factors(m, pm[i], &a, &b);
-    *l = lk_folded(*l, a, pl[i], b);
-    o[0] = lk_folded(o[0], a, po[i].x, b);
-    o[1] = lk_folded(o[1], a, po[i].y, b);
-  }
+  for (uint32_t i = 0; i < NODE_CHUNKS; i++)
+    if (!whole || i == first) merge_fold(&sum, part[i].m, part[i].l, part[i].o);
+  return sum;
 }
 
 template <int D>
-static __global__ void __launch_bounds__(MAX_MERGE_LANES *D / 2)
-    merge_kernel(const __grid_constant__ lk_cuda_decode job) {
+static __global__ void __launch_bounds__(MAX_MERGE_THREADS)
+    merge_kernel(const __grid_constant__ lk_cuda_decode job, uint32_t n_parts) {
   __shared__ float node_m[MAX_MERGE_LANES], node_l[MAX_MERGE_LANES];
-  __shared__ float2 node_o[MAX_MERGE_LANES][D / 2];
-  const uint32_t n_lanes = blockDim.x / (D / 2);
-  const uint32_t group = blockIdx.y, q = blockIdx.x % (job.view.n_heads / job.view.n_kv_heads);
-  const uint32_t head = blockIdx.x / (job.view.n_heads / job.view.n_kv_heads);
-  const uint32_t pair = threadIdx.x % (D / 2), lane = threadIdx.x / (D / 2);
+  __shared__ float span_m[MAX_MERGE_LANES / SPAN_NODES], span_l[MAX_MERGE_LANES / SPAN_NODES];
+  __shared__ float2 node_o[MAX_MERGE_THREADS];
+  const uint32_t width = D / 2 / n_parts, n_lanes = blockDim.x / width;
+  const uint32_t pair = threadIdx.x % width, lane = threadIdx.x / width;
+  const uint32_t hq = blockIdx.x / n_parts, group = blockIdx.y;
+  const uint32_t group_size = job.view.n_heads / job.view.n_kv_heads;
+  const uint32_t q = hq % group_size, head = hq / group_size;
+  const uint32_t channel = (blockIdx.x % n_parts * width + pair) * 2;
   const lk_pages pages = lk_pages_of_group(&job.groups[group]);
   const bool empty_head = job.view.heads[head].n_padded == 0;
   const uint32_t n_nodes = (lk_n_chunks(&pages) + NODE_CHUNKS - 1) / NODE_CHUNKS;
-  float m = -INFINITY, l = 0.0f;
-  float2 o = make_float2(0.0f, 0.0f);
+  merge_sum total = merge_nothing(), span = merge_nothing();
   lk_dependency_wait();
   for (uint32_t base = 0; base < n_nodes; base += n_lanes) {
-    const uint32_t node = base + lane;
-    if (node < n_nodes) {
-      float nm, nl, no[2];
-      merge_node(&job, group, head, &pages, empty_head, node, q, pair * 2, &nm, &nl, no);
-      node_o[lane][pair] = make_float2(no[0], no[1]);
+    const uint32_t n = min(n_nodes - base, n_lanes);
+    if (lane < n) {
+      const merge_sum node =
+          merge_node(&job, group, head, &pages, empty_head, base + lane, q, channel, n_parts > 1);
+      node_o[threadIdx.x] = node.o;
       if (pair == 0) {
-        node_m[lane] = nm;
-        node_l[lane] = nl;
+        node_m[lane] = node.m;
+        node_l[lane] = node.l;
       }
     }
     __syncthreads();
-    const uint32_t n = min(n_nodes - base, n_lanes);
-    for (uint32_t i = 0; lane == 0 && i < n; i++) {
-      float a, b;
-      lk_fold_factors(&m, node_m[i], &a, &b);
-      l = lk_folded(l, a, node_l[i], b);
-      o.x = lk_folded(o.x, a, node_o[i][pair].x, b);
-      o.y = lk_folded(o.y, a, node_o[i][pair].y, b);
+    if (n_lanes >= SPAN_NODES) {
+      if (lane % SPAN_NODES == 0 && lane < n) {
+        span = merge_nothing();
+        for (uint32_t i = lane; i < min(lane + SPAN_NODES, n); i++)
+          merge_fold(&span, node_m[i], node_l[i], node_o[i * width + pair]);
+        node_o[threadIdx.x] = span.o;
+        if (pair == 0) {
+          span_m[lane / SPAN_NODES] = span.m;
+          span_l[lane / SPAN_NODES] = span.l;
+        }
+      }
+      __syncthreads();
+      for (uint32_t i = 0; lane == 0 && i < n; i += SPAN_NODES)
+        merge_fold(&total, span_m[i / SPAN_NODES], span_l[i / SPAN_NODES],
+                   node_o[i * width + pair]);
+    } else {
+      for (uint32_t i = 0; lane == 0 && i < n; i++) {
+        merge_fold(&span, node_m[i], node_l[i], node_o[i * width + pair]);
+        if ((base + i) % SPAN_NODES != SPAN_NODES - 1 && base + i + 1 < n_nodes) continue;
+        merge_fold(&total, span.m, span.l, span.o);
+        span = merge_nothing();
+      }
     }
     __syncthreads();
   }
   if (lane != 0) return;
-  float2 *out = (float2 *)(job.out + ((size_t)group * job.view.n_heads + blockIdx.x) * D);
-  out[pair] = make_float2(o.x / l, o.y / l);
+  float2 *out = (float2 *)(job.out + ((size_t)group * job.view.n_heads + hq) * D + channel);
+  *out = make_float2(total.o.x / total.l, total.o.y / total.l);
 }
 
 /* ---- launching ---- */
@@ -590,15 +623,18 @@ template <int D> static void choose_ring(lk_cuda_device *dev, lk_cuda_ring *ring
   if (code != cudaSuccess) lk_cuda_keep(dev, code, "decode attention");
 }
 
-/* Nodes that a block of the merge folds at a time: as many as the device has threads for. */
-static uint32_t merge_lanes(const lk_cuda_device *dev, const lk_cuda_decode *job) {
-  const size_t n_threads = (size_t)dev->n_sm * 2048;
-  const size_t per_lane = (size_t)job->n_groups * job->view.n_heads * job->view.head_dim / 2;
-  uint32_t lanes = 1;
-  while (lanes < MAX_MERGE_LANES && lanes * NODE_PAGES < job->max_pages &&
-         2 * lanes * per_lane <= n_threads)
-    lanes *= 2;
-  return lanes;
+/* Few heads: several blocks each, with all nodes at once. Many: as many nodes at a time as the
+ * device has threads for. */
+static void choose_merge(const lk_cuda_device *dev, const lk_cuda_decode *job, uint32_t *n_parts,
+                         uint32_t *n_lanes) {
+  const size_t n_heads = (size_t)job->n_groups * job->view.n_heads;
+  *n_parts = n_heads * MERGE_PARTS <= 2 * (size_t)dev->n_sm ? MERGE_PARTS : 1;
+  const uint32_t width = job->view.head_dim / 2 / *n_parts;
+  *n_lanes = 1;
+  while (*n_lanes * NODE_PAGES < job->max_pages && *n_lanes < MAX_MERGE_LANES &&
+         2 * *n_lanes * width <= MAX_MERGE_THREADS &&
+         2 * *n_lanes * width * *n_parts * n_heads <= (size_t)dev->n_sm * 2048)
+    *n_lanes *= 2;
 }
 
 template <int D>
@@ -608,16 +644,18 @@ static void launch(lk_cuda_device *dev, lk_cuda_ring *ring, const lk_cuda_decode
   decode_kernel<D>
       <<<n_blocks, N_THREADS, (size_t)ring->n_bytes, dev->stream>>>(*job, (uint32_t)ring->n_slots);
   lk_cuda_launched(dev, "decode attention");
+  uint32_t n_parts, n_lanes;
+  choose_merge(dev, job, &n_parts, &n_lanes);
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(job->view.n_heads, job->n_groups);
-  config.blockDim = dim3(merge_lanes(dev, job) * D / 2);
+  config.gridDim = dim3(job->view.n_heads * n_parts, job->n_groups);
+  config.blockDim = dim3(n_lanes * (D / 2 / n_parts));
   config.stream = dev->stream;
   config.attrs = &early;
   config.numAttrs = dev->major >= 9 ? 1 : 0;
-  const cudaError_t code = cudaLaunchKernelEx(&config, merge_kernel<D>, *job);
+  const cudaError_t code = cudaLaunchKernelEx(&config, merge_kernel<D>, *job, n_parts);
   if (code != cudaSuccess) lk_cuda_keep(dev, code, "merge of attention");
 }
 
