@@ -61,6 +61,8 @@ int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
   int index, code = cli_device(engine, &device, &index);
   if (code != CLI_GO) return code;
   m->on_cuda = device == LEANK_DEVICE_CUDA;
+  o->device = device;
+  o->device_index = index;
   if (m->on_cuda) return open_device(m, index);
   leank_bench_options less = *o;
   less.n_repeats = N_READ_PASSES;

@@ -23,6 +23,7 @@ static int parse(int argc, char **argv, attention_options *o, bench_machine *m) 
       {'b', "batch", CLI_LIST, &o->batches, "LIST", "sequences (1)"},
       CLI_SPLIT_ROWS(o->engine),
       CLI_KV_TYPE_ROW(o->engine),
+      CLI_DEVICE_ROW(o->engine),
       {0, "layers", CLI_FLAG, &o->layers, NULL, "a row for every layer, too"},
       {0, "no-dense", CLI_FLAG, &o->no_dense, NULL, "do not measure dense beside LeanK"},
       BENCH_ROWS(*m, o->engine, o->json),

@@ -256,7 +256,8 @@ static void test_runs_cover_the_layers_and_rotate(void **state) {
     lk_bench_side side;
     leank_error err = {0};
     const size_t rotate = rotates[i / 2];
-    assert_int_equal(lk_bench_side_open(&shape, &caches[i % 2], &side, &err), LEANK_OK);
+    assert_int_equal(lk_bench_side_open(&shape, &caches[i % 2], LEANK_DEVICE_CPU, &side, &err),
+                     LEANK_OK);
     size_t next = 0;
     while (next < side.n_distinct) {
       size_t bytes = 0, last = 0;
@@ -307,7 +308,8 @@ static void test_caches_hold_the_same_tokens(void **state) {
   assert_int_equal(lk_bench_begin(NULL, &run, &err), LEANK_OK);
   assert_int_equal(lk_backend_open_cpu(&backend, &be, &err), LEANK_OK);
   for (size_t i = 0; i < 2; i++) {
-    assert_int_equal(lk_bench_side_open(&shape, &caches[i], &sides[i], &err), LEANK_OK);
+    assert_int_equal(lk_bench_side_open(&shape, &caches[i], LEANK_DEVICE_CPU, &sides[i], &err),
+                     LEANK_OK);
     if (i == 0) assert_int_equal(lk_bench_source_open(be, &sides[0], &source, &err), LEANK_OK);
     assert_int_equal(lk_bench_side_choose(&sides[i], 0, 2000000, &err), LEANK_OK);
     assert_int_equal(lk_bench_side_fill(be, &source, &sides[i], &run, &err), LEANK_OK);

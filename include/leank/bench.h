@@ -23,6 +23,8 @@ typedef struct leank_bench_options {
   size_t struct_size;
   size_t n_threads;    /* 0 = the processors this process may use */
   leank_cpu_level cpu; /* cap on the instruction set */
+  leank_device device; /* attention alone is timed on a CUDA device; others: LEANK_E_UNSUPPORTED */
+  int device_index;
   size_t n_repeats;    /* passes over all copies that are timed, after one that is not; default 5 */
   size_t rotate_bytes; /* read before anything is read again; default 2 GiB */
   leank_progress_fn on_progress;   /* never while something is timed; may be NULL */

@@ -223,6 +223,9 @@ typedef struct lk_backend_ops {
                           leank_error *err);
   void (*copy)(lk_backend *be, void *to, const void *from, size_t n_bytes);
   void (*zero)(lk_backend *be, void *p, size_t n_bytes);
+  /* Seconds that what was asked for between the two calls has taken on the device; stop waits. */
+  void (*timer_start)(lk_backend *be);
+  double (*timer_stop)(lk_backend *be);
   /* Bytes of the buffer p (from alloc) that are in memory; 0 where that is not known. */
   size_t (*resident)(const lk_backend *be, const void *p);
 } lk_backend_ops;

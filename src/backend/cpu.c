@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "cpu/cpu_features.h"
 
@@ -381,6 +382,14 @@ static void cpu_zero(lk_backend *be, void *p, size_t n_bytes) {
   (void)be;
   memset(p, 0, n_bytes);
 }
+static double seconds_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+static void cpu_timer_start(lk_backend *be) { lk_cpu(be)->started = seconds_now(); }
+static double cpu_timer_stop(lk_backend *be) { return seconds_now() - lk_cpu(be)->started; }
+
 static size_t cpu_resident(const lk_backend *be, const void *p) {
   (void)be;
   return lk_mem_resident(p);
@@ -423,6 +432,8 @@ static const lk_backend_ops cpu_ops = {
     .to_host = cpu_to_host,
     .copy = cpu_copy,
     .zero = cpu_zero,
+    .timer_start = cpu_timer_start,
+    .timer_stop = cpu_timer_stop,
     .resident = cpu_resident,
 };
 

@@ -107,6 +107,13 @@ static void cuda_free(lk_backend *be, void *p) {
   cuda->api->free(cuda->dev, p);
 }
 
+static void cuda_timer_start(lk_backend *be) { lk_cuda(be)->api->mark(lk_cuda(be)->dev, 0); }
+static double cuda_timer_stop(lk_backend *be) {
+  lk_cuda_backend *cuda = lk_cuda(be);
+  cuda->api->mark(cuda->dev, 1);
+  return (double)cuda->api->time_ms(cuda->dev, 0, 1) / 1e3;
+}
+
 /* All of it is in memory. */
 static size_t cuda_resident(const lk_backend *be, const void *p) {
   const lk_cuda_backend *cuda = (const lk_cuda_backend *)be;
@@ -410,6 +417,8 @@ static const lk_backend_ops cuda_ops = {
     .to_host = cuda_to_host,
     .copy = cuda_copy,
     .zero = cuda_zero,
+    .timer_start = cuda_timer_start,
+    .timer_stop = cuda_timer_stop,
     .resident = cuda_resident,
 };
 
@@ -442,7 +451,8 @@ leank_status lk_cuda_backend_open(const lk_cuda_api *api, const lk_backend_optio
   api->info(cuda->dev, &info);
   LK_TRY(cuda_wait(&cuda->base, err));
   snprintf(cuda->kernel_names, sizeof cuda->kernel_names,
-           "device: cuda:%d, %s, compute capability %d.%d, %d multiprocessors\ngemm: cuBLASLt\n",
+           "device: cuda:%d, %s, compute capability %d.%d, %d multiprocessors\nattend: "
+           "decode_bf16_cuda\ngemm: cuBLASLt\n",
            device, info.name, info.major, info.minor, info.n_sm);
   *out = &cuda->base;
 cleanup:

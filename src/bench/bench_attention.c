@@ -68,7 +68,9 @@ static leank_status plan(attention_bench *b, leank_error *err) {
     LK_TRY(plan_contender(b, &b->contenders[i], &n_bytes, err));
     total += n_bytes;
   }
-  LK_TRY(lk_bench_check_free(total, "attention over these caches", err));
+  /* A device says itself what does not fit. */
+  if (b->run.options.device == LEANK_DEVICE_CPU)
+    LK_TRY(lk_bench_check_free(total, "attention over these caches", err));
   for (size_t i = 0; i < b->n_contenders; i++) {
     contender *c = &b->contenders[i];
     const size_t n_runs = c->n_runs == 1 ? b->n_runs : 1;
@@ -88,22 +90,29 @@ static leank_status open_backend(attention_bench *b, leank_error *err) {
   const leank_bench_shape *s = b->shape;
   const size_t n = s->n_seqs * s->n_heads * s->head_dim;
   lk_rng rng = {1};
+  float *q = NULL;
   LK_FAIL_IF(!lk_attend_select(s->kv_type, b->run.options.cpu), err, LEANK_E_ARGUMENT, -1,
              "unknown cache type %d", (int)s->kv_type);
   const lk_backend_options options = {
+      .device = b->run.options.device,
+      .device_index = b->run.options.device_index,
       .kv_type = s->kv_type,
       .n_threads = b->run.options.n_threads,
       .cpu = b->run.options.cpu,
       .max_few_rows = s->n_seqs,
       .max_pages = lk_pages_of(s->n_tokens),
       .shape = {.n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head_dim}};
-  LK_TRY(lk_backend_open_cpu(&options, &b->backend, err));
+  LK_TRY(lk_backend_sizes_of(options.device)->check(&options, err));
+  LK_TRY(lk_backend_open(&options, &b->backend, err));
+  q = lk_alloc(LK_MEM_SCRATCH, n, sizeof *q);
   b->q = b->backend->ops->alloc(b->backend, LK_MEM_SCRATCH, n * sizeof(float));
   b->out = b->backend->ops->alloc(b->backend, LK_MEM_SCRATCH, n * sizeof(float));
-  LK_FAIL_IF(!b->q || !b->out, err, LEANK_E_MEMORY, -1, "out of memory for rows");
-  lk_bench_fill_random(&rng, b->q, n);
+  LK_FAIL_IF(!q || !b->q || !b->out, err, LEANK_E_MEMORY, -1, "out of memory for rows");
+  lk_bench_fill_random(&rng, q, n);
+  b->backend->ops->upload(b->backend, b->q, q, n * sizeof *q);
   LK_TRY(lk_bench_source_open(b->backend, &b->contenders[0].side, &b->source, err));
 cleanup:
+  lk_free(q);
   return status;
 }
 
@@ -115,14 +124,15 @@ static leank_status pass(attention_bench *b, contender *c, bool timed, leank_err
   const lk_bench_side *side = &c->side;
   LK_TRY(b->backend->ops->stage_rows(b->backend, &side->rows, err));
   for (size_t i = 0; i < side->n_slots; i++) {
-    const double start = lk_bench_seconds();
+    b->backend->ops->timer_start(b->backend);
     LK_TRY(b->backend->ops->attend(b->backend, LK_LINEAR_FEW, &side->geometry.shape,
                                    &side->views[i], &side->rows, 0, side->n_seqs, b->q, b->out,
                                    err));
-    const double seconds = lk_bench_seconds() - start;
+    const double seconds = b->backend->ops->timer_stop(b->backend);
     if (timed) lk_bench_samples_add(&c->samples[lk_bench_slot_layer(side, i)], seconds);
     LK_TRY(lk_bench_tick(&b->run, err));
   }
+  LK_TRY(b->backend->ops->wait(b->backend, err));
 cleanup:
   return status;
 }
@@ -214,7 +224,7 @@ leank_status leank_bench_attention(const leank_bench_options *options,
   b.contenders = lk_alloc(LK_MEM_OTHER, n_caches, sizeof *b.contenders);
   LK_FAIL_IF(!b.contenders, err, LEANK_E_MEMORY, -1, "out of memory");
   for (size_t i = 0; i < n_caches; i++)
-    LK_TRY(lk_bench_side_open(shape, &caches[i], &b.contenders[i].side, err));
+    LK_TRY(lk_bench_side_open(shape, &caches[i], b.run.options.device, &b.contenders[i].side, err));
   LK_TRY(plan(&b, err));
   LK_TRY(open_backend(&b, err));
   LK_TRY(measure(&b, err));

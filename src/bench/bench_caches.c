@@ -50,7 +50,7 @@ cleanup:
 }
 
 static leank_status make_geometry(const leank_bench_shape *s, const leank_mask *mask,
-                                  lk_bench_side *side, leank_error *err) {
+                                  leank_device device, lk_bench_side *side, leank_error *err) {
   const leank_mask_info *m = mask ? leank_mask_get_info(mask) : NULL;
   const lk_geometry_options options = {
       .n_layers = side->n_distinct,
@@ -65,7 +65,8 @@ static leank_status make_geometry(const leank_bench_shape *s, const leank_mask *
       .n_ctx = s->n_tokens,
       .n_sink = m && s->n_sink == SIZE_MAX ? m->n_sink : s->n_sink,
       .n_recent = m && s->n_recent == SIZE_MAX ? m->n_recent : s->n_recent,
-      .granule = lk_backend_cpu_granule(s->kv_type)};
+      .device = device,
+      .granule = lk_backend_sizes_of(device)->granule(s->kv_type)};
   return lk_geometry_make(&options, &side->geometry, err);
 }
 
@@ -124,7 +125,7 @@ cleanup:
 }
 
 leank_status lk_bench_side_open(const leank_bench_shape *shape, const leank_bench_cache *cache,
-                                lk_bench_side *out, leank_error *err) {
+                                leank_device device, lk_bench_side *out, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_bench_side side = {.n_seqs = shape->n_seqs, .n_tokens = shape->n_tokens};
   const leank_mask *mask = cache->mask;
@@ -134,7 +135,7 @@ leank_status lk_bench_side_open(const leank_bench_shape *shape, const leank_benc
     mask = side.own_mask;
   }
   side.n_distinct = cache->mask ? shape->n_layers : 1;
-  LK_TRY(make_geometry(shape, mask, &side, err));
+  LK_TRY(make_geometry(shape, mask, device, &side, err));
   LK_TRY(count_pages(&side, err));
   *out = side;
 cleanup:
@@ -288,23 +289,29 @@ leank_status lk_bench_source_open(lk_backend *be, const lk_bench_side *side, lk_
   const lk_geometry *g = &side->geometry;
   const size_t n_rows = N_SOURCE_PAGES * LK_P, n = n_rows * g->shape.n_kv_heads * g->shape.head_dim;
   lk_rng rng = {2};
-  lk_layer_view view = {.page_bytes = {0, 0, g->wide_page_bytes}};
-  float *kv = lk_alloc(LK_MEM_OTHER, 2 * n, sizeof *kv);
+  lk_layer_view view = {.page_bytes = {0, 0, g->wide_page_bytes},
+                        .heads = lk_mask_map_head(&g->map, 0, 0),
+                        .lean_offset = g->lean_offset};
+  float *kv = lk_alloc(LK_MEM_OTHER, 2 * n, sizeof *kv), *on_device = NULL;
   lk_slot *slots = lk_alloc(LK_MEM_OTHER, n_rows, sizeof *slots);
   view.arena[LK_PAGE_STAGE] =
       be->ops->alloc(be, LK_MEM_SCRATCH, N_SOURCE_PAGES * g->wide_page_bytes);
-  LK_FAIL_IF(!kv || !slots || !view.arena[LK_PAGE_STAGE], err, LEANK_E_MEMORY, -1,
+  on_device = be->ops->alloc(be, LK_MEM_SCRATCH, 2 * n * sizeof *kv);
+  LK_FAIL_IF(!kv || !slots || !on_device || !view.arena[LK_PAGE_STAGE], err, LEANK_E_MEMORY, -1,
              "out of memory for random pages");
   lk_bench_fill_random(&rng, kv, 2 * n);
   for (size_t i = 0; i < n_rows; i++)
     slots[i] = (lk_slot){{(uint32_t)(i / LK_P), LK_PAGE_STAGE}, (uint32_t)(i % LK_P)};
   const lk_rows rows = {.n_rows = n_rows, .slots = slots};
   LK_TRY(be->ops->stage_rows(be, &rows, err));
-  be->ops->append(be, &g->shape, &view, &rows, 0, n_rows, kv, kv + n);
+  be->ops->upload(be, on_device, kv, 2 * n * sizeof *kv);
+  be->ops->append(be, &g->shape, &view, &rows, 0, n_rows, on_device, on_device + n);
+  LK_TRY(be->ops->wait(be, err));
   *out = (lk_bench_source){view.arena[LK_PAGE_STAGE], N_SOURCE_PAGES};
   view.arena[LK_PAGE_STAGE] = NULL;
 cleanup:
   if (view.arena[LK_PAGE_STAGE]) be->ops->free(be, view.arena[LK_PAGE_STAGE]);
+  if (on_device) be->ops->free(be, on_device);
   lk_free(kv);
   lk_free(slots);
   return status;

@@ -35,7 +35,7 @@ typedef struct lk_bench_source {
 
 /* Reads shape and cache. LEANK_E_ARGUMENT, _MISMATCH, _MEMORY. */
 leank_status lk_bench_side_open(const leank_bench_shape *shape, const leank_bench_cache *cache,
-                                lk_bench_side *out, leank_error *err);
+                                leank_device device, lk_bench_side *out, leank_error *err);
 void lk_bench_side_close(lk_backend *be, lk_bench_side *side);
 
 /* K and V that a step reads in a layer of the geometry, all sequences: whole lean pages, and the

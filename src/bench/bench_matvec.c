@@ -183,6 +183,8 @@ leank_status leank_bench_matvec(const leank_bench_options *options,
   leank_status status = LEANK_OK;
   matvec_bench b = {.n_rows = n_rows, .n = n};
   LK_TRY(lk_bench_begin(options, &b.run, err));
+  LK_FAIL_IF(b.run.options.device != LEANK_DEVICE_CPU, err, LEANK_E_UNSUPPORTED, -1,
+             "on a CUDA device only attention can be timed");
   LK_TRY(read_matrix(matrix, &b.matrix, err));
   LK_TRY(check_rows(n_rows, n, err));
   LK_TRY(open_weights(&b, err));

@@ -37,6 +37,8 @@ leank_status lk_bench_begin(const leank_bench_options *options, lk_bench_run *ou
              "%zu repeats: 1 to %d are possible", o.n_repeats, MAX_REPEATS);
   LK_FAIL_IF(o.cpu < LEANK_CPU_BEST || !leank_cpu_level_name(o.cpu), err, LEANK_E_ARGUMENT, -1,
              "unknown CPU level %d", (int)o.cpu);
+  LK_FAIL_IF(o.device < LEANK_DEVICE_CPU || o.device > LEANK_DEVICE_CUDA || o.device_index < 0, err,
+             LEANK_E_ARGUMENT, -1, "unknown device %d:%d", (int)o.device, o.device_index);
   LK_FAIL_IF(o.rotate_bytes > LK_BENCH_MAX_BYTES, err, LEANK_E_ARGUMENT, -1,
              "rotating over %zu bytes is not possible", o.rotate_bytes);
   if (o.n_threads == 0) o.n_threads = lk_parallel_default_threads();
