@@ -8,7 +8,7 @@
  * do not depend on its place in a block: what it does not see adds exact zeros. */
 #include <math.h>
 
-#include "cuda/attention/tensor_core.cuh"
+#include "cuda/ptx.cuh"
 #include "cuda/bf16.cuh"
 #include "cuda/ops.cuh"
 
@@ -76,8 +76,7 @@ static __device__ void load_queries(const lk_cuda_attend_rows &job, const tile &
         x = lk_cuda_chunk_bf16(q + c * CHUNK);
       }
     }
-    lk_cuda_store_chunk(
-        t.q_shared + (row * n_chunks + lk_cuda_swizzle(row, c, n_chunks)) * CHUNK_BYTES, x);
+    lk_store16(t.q_shared + (row * n_chunks + lk_cuda_swizzle(row, c, n_chunks)) * CHUNK_BYTES, x);
   }
 }
 
@@ -103,7 +102,7 @@ static __device__ __forceinline__ void fetch_page(const lk_cuda_attend_rows &job
   if (n_keys >= P) {
 #pragma unroll 16
     for (uint32_t i = threadIdx.x; i < n_chunks; i += THREADS) {
-      lk_cuda_copy_chunk(to, from, true);
+      lk_copy16_or_zero(to, from, true);
       to += THREADS * CHUNK_BYTES;
       from += THREADS * CHUNK_BYTES;
     }
@@ -111,7 +110,7 @@ static __device__ __forceinline__ void fetch_page(const lk_cuda_attend_rows &job
   }
   for (uint32_t i = threadIdx.x; i < n_chunks; i += THREADS) {
     const uint32_t key = i < k_chunks ? i / (n / CHUNK) : (i - k_chunks) / (D / CHUNK);
-    lk_cuda_copy_chunk(to, from, key < n_keys);
+    lk_copy16_or_zero(to, from, key < n_keys);
     to += THREADS * CHUNK_BYTES;
     from += THREADS * CHUNK_BYTES;
   }
@@ -122,7 +121,7 @@ static __device__ __forceinline__ void fetch_page(const lk_cuda_attend_rows &job
 /* s[row tile][key tile] = Q K^T over n channels. */
 static __device__ __forceinline__ void logits(uint32_t q, uint32_t k, uint32_t n,
                                               float s[ROW_TILES][KEY_TILES][4]) {
-  const uint32_t lane = lk_cuda_lane(), row_bytes = n * 2;
+  const uint32_t lane = lk_lane(), row_bytes = n * 2;
   const uint32_t swizzle = swizzle_of(lane, n / CHUNK);
   /* Of Q lanes 16-31 name the second 8 columns. Of K lanes 8-15 and 24-31 do, and 16-31 name the
    * second 8 keys. */
@@ -140,16 +139,15 @@ static __device__ __forceinline__ void logits(uint32_t q, uint32_t k, uint32_t n
   for (uint32_t c = 0; c < n * 2; c += 2 * CHUNK_BYTES) {
     uint32_t a[ROW_TILES][4];
 #pragma unroll
-    for (int i = 0; i < ROW_TILES; i++)
-      lk_cuda_load_matrices(q + i * 16 * row_bytes + (c ^ q_chunk), a[i]);
+    for (int i = 0; i < ROW_TILES; i++) lk_ldmatrix(q + i * 16 * row_bytes + (c ^ q_chunk), a[i]);
 #pragma unroll
     for (int j = 0; j < KEY_TILES; j += 2) {
       uint32_t b[4];
-      lk_cuda_load_matrices(k + j * 8 * row_bytes + (c ^ k_chunk), b);
+      lk_ldmatrix(k + j * 8 * row_bytes + (c ^ k_chunk), b);
 #pragma unroll
       for (int i = 0; i < ROW_TILES; i++) {
-        lk_cuda_multiply(s[i][j], a[i], b[0], b[1]);
-        lk_cuda_multiply(s[i][j + 1], a[i], b[2], b[3]);
+        lk_mma(s[i][j], a[i], b[0], b[1]);
+        lk_mma(s[i][j + 1], a[i], b[2], b[3]);
       }
     }
   }
@@ -196,16 +194,16 @@ static __device__ __forceinline__ void softmax(float scale, const float s[ROW_TI
       /* Nothing seen yet: exp2(-inf - 0) = 0, where -inf - -inf would be NaN. */
       const float base = max == -INFINITY ? 0.0f : __fmul_rn(max, scale);
       /* Not fused: exactly 1 where the maximum stays, whatever the warp's other rows do. */
-      fix[i][half] = lk_cuda_exp2(__fmul_rn(state.max[i][half], scale) - base);
+      fix[i][half] = lk_exp2(__fmul_rn(state.max[i][half], scale) - base);
       changed |= max != state.max[i][half];
       state.max[i][half] = max;
       float sum = 0;
 #pragma unroll
       for (int j = 0; j < KEY_TILES; j++) {
-        const float first = lk_cuda_exp2(fmaf(s[i][j][2 * half], scale, -base));
-        const float second = lk_cuda_exp2(fmaf(s[i][j][2 * half + 1], scale, -base));
+        const float first = lk_exp2(fmaf(s[i][j][2 * half], scale, -base));
+        const float second = lk_exp2(fmaf(s[i][j][2 * half + 1], scale, -base));
         sum += first + second;
-        p[i][j / 2][j % 2 * 2 + half] = lk_cuda_round_pair(first, second);
+        p[i][j / 2][j % 2 * 2 + half] = lk_pack_bf16(first, second);
       }
       state.sum[i][half] = fmaf(state.sum[i][half], fix[i][half], sum);
     }
@@ -222,7 +220,7 @@ static __device__ __forceinline__ void softmax(float scale, const float s[ROW_TI
 template <int D>
 static __device__ __forceinline__ void
 add_values(uint32_t v, const uint32_t p[ROW_TILES][KEY_TILES / 2][4], rows_state<D> &state) {
-  const uint32_t lane = lk_cuda_lane(), row_bytes = D * 2;
+  const uint32_t lane = lk_lane(), row_bytes = D * 2;
   /* Lanes 8-15 and 24-31 name the second 8 keys, 16-31 the second 8 channels. */
   v += lane % 16 * row_bytes;
   const uint32_t v_chunk = ((lane / 16) ^ swizzle_of(lane, D / CHUNK)) * CHUNK_BYTES;
@@ -231,11 +229,11 @@ add_values(uint32_t v, const uint32_t p[ROW_TILES][KEY_TILES / 2][4], rows_state
 #pragma unroll
     for (int j = 0; j < D / 8; j += 2) {
       uint32_t b[4];
-      lk_cuda_load_transposed(v + k * 16 * row_bytes + ((uint32_t)(j * CHUNK_BYTES) ^ v_chunk), b);
+      lk_ldmatrix_trans(v + k * 16 * row_bytes + ((uint32_t)(j * CHUNK_BYTES) ^ v_chunk), b);
 #pragma unroll
       for (int i = 0; i < ROW_TILES; i++) {
-        lk_cuda_multiply(state.o[i][j], p[i][k], b[0], b[1]);
-        lk_cuda_multiply(state.o[i][j + 1], p[i][k], b[2], b[3]);
+        lk_mma(state.o[i][j], p[i][k], b[0], b[1]);
+        lk_mma(state.o[i][j + 1], p[i][k], b[2], b[3]);
       }
     }
 }
@@ -264,7 +262,7 @@ static __device__ __forceinline__ void see_pages(const lk_cuda_attend_rows &job,
                       t.slots);
   lk_page_entry ahead = t.table[page_at(n_pages > 1, n_before, skip)];
   for (uint32_t i = 0; i < n_pages; i++) {
-    lk_cuda_wait_copies();
+    lk_copies_wait_all();
     __syncthreads(); /* this page is there, and nobody reads the one before */
     if (i + 1 < n_pages) {
       fetch_page<D, LEAN>(job, t, ahead, page_at(i + 1, n_before, skip),
@@ -344,7 +342,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
   const uint32_t per_tile = TILE_ROWS / (job.view.n_heads / job.view.n_kv_heads);
   const uint64_t first = (uint64_t)(n_tiles - 1 - rest / n_groups) * per_tile;
   if (first >= group->n_rows) return;
-  if (threadIdx.x == 0) place_tile<D>(job, group, first, lk_cuda_shared_address(shared), &t);
+  if (threadIdx.x == 0) place_tile<D>(job, group, first, lk_shared_address(shared), &t);
   __syncthreads();
   rows_state<D> state;
 #pragma unroll

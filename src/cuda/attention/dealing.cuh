@@ -12,7 +12,7 @@
 #ifndef LK_CUDA_DEALING_CUH
 #define LK_CUDA_DEALING_CUH
 
-#include "cuda/attention/ptx.cuh"
+#include "cuda/ptx.cuh"
 #include "cuda/cuda_api.h"
 
 enum { NODE_CHUNKS = 8, NODE_PAGES = NODE_CHUNKS * LK_CUDA_CHUNK_PAGES, SPAN_NODES = 8 };

@@ -22,7 +22,7 @@
  * The 4 warps that need the same x find it in L1. It is split by a launch of its own, into
  *           dev->operand, in the order in which lanes read it.
  * Devices without clusters use narrow blocks for any number of rows. */
-#include "cuda/linear/mma.cuh"
+#include "cuda/ptx.cuh"
 #include "cuda/linear/operand.cuh"
 #include "cuda/ops.cuh"
 
@@ -46,14 +46,9 @@ typedef struct few_job {
 
 /* ---- activations ---- */
 
-static __device__ __forceinline__ float low_half(uint32_t u) { return __uint_as_float(u << 16); }
-static __device__ __forceinline__ float high_half(uint32_t u) {
-  return __uint_as_float(u & 0xffff0000u);
-}
-
 static __device__ __forceinline__ void split_2(float a, float b, uint32_t *hi, uint32_t *lo) {
-  *hi = pack_bf16(a, b);
-  *lo = pack_bf16(a - low_half(*hi), b - high_half(*hi));
+  *hi = lk_pack_bf16(a, b);
+  *lo = lk_pack_bf16(a - lk_bf16_low(*hi), b - lk_bf16_high(*hi));
 }
 
 static __device__ __forceinline__ void split_8(float4 a, float4 b, uint4 *hi, uint4 *lo) {
@@ -99,10 +94,12 @@ static __device__ __forceinline__ uint32_t slab_of(uint32_t slice, uint32_t i) {
 /* Outputs g (top) and g + 8 (bottom) of 16, 8 elements of k each, by 8 of a row of x. */
 static __device__ __forceinline__ void multiply(float *c, const uint4 &top, const uint4 &bottom,
                                                 const uint4 &hi, const uint4 &lo) {
-  mma_16x8x16(c, top.x, bottom.x, top.y, bottom.y, hi.x, hi.y);
-  mma_16x8x16(c, top.x, bottom.x, top.y, bottom.y, lo.x, lo.y);
-  mma_16x8x16(c, top.z, bottom.z, top.w, bottom.w, hi.z, hi.w);
-  mma_16x8x16(c, top.z, bottom.z, top.w, bottom.w, lo.z, lo.w);
+  const uint32_t first[4] = {top.x, bottom.x, top.y, bottom.y};
+  const uint32_t second[4] = {top.z, bottom.z, top.w, bottom.w};
+  lk_mma(c, first, hi.x, hi.y);
+  lk_mma(c, first, lo.x, lo.y);
+  lk_mma(c, second, hi.z, hi.w);
+  lk_mma(c, second, lo.z, lo.w);
 }
 
 /* Where a lane's weights are. */
@@ -118,7 +115,7 @@ static __device__ __forceinline__ few_rows rows_of(const few_part &part, uint32_
   few_rows rows;
   rows.w = part.w + out * (size_t)n_in + 8 * (lane % 4);
   rows.n_there = ((int)part.n_out - (int)out + 7) >> 3; /* rounded down */
-  rows.policy = evict_first_policy();
+  rows.policy = lk_policy_read_once();
   return rows;
 }
 
@@ -130,7 +127,7 @@ static __device__ __forceinline__ void ask(const few_rows &rows, uint32_t n_in, 
   const int n_there = k + 8 * (threadIdx.x % 4) < n_in ? rows.n_there : 0;
 #pragma unroll
   for (int j = 0; j < 2 * MT; j++)
-    copy_async_16(to + 32 * j, rows.w + (j * 8 * (size_t)n_in + k), j < n_there, rows.policy);
+    lk_copy16_once(to + 32 * j, rows.w + (j * 8 * (size_t)n_in + k), j < n_there, rows.policy);
 }
 
 /* Adds a slab of x to the sums of MT tiles of outputs by NT tiles of rows. */
@@ -152,7 +149,7 @@ static __device__ __forceinline__ void sum_slice(const few_job &job, const few_r
   const uint32_t lane = threadIdx.x % 32;
   for (uint32_t i = 0; i < STAGES - 1; i++) {
     if (i < job.n_slabs) ask<MT>(rows, job.n_in, slab_of(slice, i), own + i * (64 * MT));
-    copy_commit();
+    lk_copies_commit();
   }
   const uint32_t k = 8 * (lane % 4);
   float4 x0, x1; /* of the next slab: loaded a turn ahead */
@@ -164,14 +161,14 @@ static __device__ __forceinline__ void sum_slice(const few_job &job, const few_r
       split_8(x0, x1, &hi, &lo);
       load_x(job, lane / 4, slab_of(slice, i + 1) * LK_FEW_SLAB + k, &x0, &x1);
     }
-    copy_wait<STAGES - 2>();
+    lk_copies_wait<STAGES - 2>();
     uint4 a[2 * MT];
 #pragma unroll
     for (int j = 0; j < 2 * MT; j++) a[j] = own[stage * (64 * MT) + 32 * j];
     const uint32_t free_stage = stage == 0 ? STAGES - 1 : stage - 1; /* read a turn ago */
     if (i + STAGES - 1 < job.n_slabs)
       ask<MT>(rows, job.n_in, slab_of(slice, i + STAGES - 1), own + free_stage * (64 * MT));
-    copy_commit();
+    lk_copies_commit();
     if (NT == 1) {
 #pragma unroll
       for (int m = 0; m < MT; m++) multiply(c[m][0], a[2 * m], a[2 * m + 1], hi, lo);
@@ -194,7 +191,7 @@ static __device__ __forceinline__ void put(const few_job &job, const few_part &p
 
 template <int MW> static __device__ __forceinline__ void sync_all(void) {
   if (MW > 1)
-    cluster_sync();
+    lk_cluster_sync();
   else
     __syncthreads();
 }
@@ -211,7 +208,7 @@ static __device__ __forceinline__ void put_sums(const few_job &job, const few_pa
 #pragma unroll
     for (uint32_t slice = 0; slice < N_SLICES; slice++) {
       const float4 *at = shared + (slice % n_k * MW + rank) * (32 * NT) + i;
-      const float4 v = MW > 1 ? cluster_load(at, slice / n_k) : *at;
+      const float4 v = MW > 1 ? lk_cluster_load(at, slice / n_k) : *at;
       s.x += v.x, s.y += v.y, s.z += v.z, s.w += v.w;
     }
     const uint32_t lane = i % 32, out = first + lane / 4, row = 8 * (i / 32) + 2 * (lane % 4);

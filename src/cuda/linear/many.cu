@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "cuda/linear/mma.cuh"
+#include "cuda/ptx.cuh"
 #include "cuda/linear/operand.cuh"
 #include "cuda/ops.cuh"
 
@@ -176,13 +176,13 @@ static __global__ void round_kernel(const float *x, size_t n, uint16_t *to) {
   if (first + ROUND_RUN <= n) {
     const float4 a = *(const float4 *)(x + first), b = *(const float4 *)(x + first + 4);
     uint4 out;
-    out.x = pack_bf16(a.x, a.y);
-    out.y = pack_bf16(a.z, a.w);
-    out.z = pack_bf16(b.x, b.y);
-    out.w = pack_bf16(b.z, b.w);
+    out.x = lk_pack_bf16(a.x, a.y);
+    out.y = lk_pack_bf16(a.z, a.w);
+    out.z = lk_pack_bf16(b.x, b.y);
+    out.w = lk_pack_bf16(b.z, b.w);
     *(uint4 *)(to + first) = out;
   } else {
-    for (size_t i = first; i < n; i++) to[i] = (uint16_t)pack_bf16(x[i], 0);
+    for (size_t i = first; i < n; i++) to[i] = (uint16_t)lk_pack_bf16(x[i], 0);
   }
 }
 

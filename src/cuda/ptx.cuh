@@ -3,8 +3,10 @@
 #ifndef LK_CUDA_PTX_CUH
 #define LK_CUDA_PTX_CUH
 
-#include <cuda_bf16.h>
 #include <stdint.h>
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
 
 static __device__ __forceinline__ uint32_t lk_shared_address(const void *p) {
   return (uint32_t)__cvta_generic_to_shared(p);
@@ -29,6 +31,14 @@ static __device__ __forceinline__ float lk_bf16_high(uint32_t pair) {
   return __uint_as_float(pair & 0xffff0000u);
 }
 
+/* The lane, asked for where it is used: addresses made from it would otherwise be kept in registers
+ * from one use to the next. */
+static __device__ __forceinline__ uint32_t lk_lane(void) {
+  uint32_t lane;
+  asm volatile("mov.u32 %0, %%laneid;\n" : "=r"(lane));
+  return lane;
+}
+
 /* Four 8 x 8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8. */
 static __device__ __forceinline__ void lk_ldmatrix(uint32_t address, uint32_t r[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -49,13 +59,66 @@ static __device__ __forceinline__ uint32_t lk_movmatrix_trans(uint32_t a) {
   return d;
 }
 
-/* c[16][8] += a[16][16] b[16][8], bf16 with fp32 sums. */
+/* c[16][8] += a[16][16] b[16][8], bf16 with fp32 sums. Of lane 4 g + t: a[0] row g, columns 2t and
+ * 2t + 1; a[1] row g + 8; a[2], a[3] the same at columns + 8; b0 column g, rows 2t and 2t + 1; b1
+ * at rows + 8; c[0], c[1] row g, columns 2t and 2t + 1; c[2], c[3] row g + 8. */
 static __device__ __forceinline__ void lk_mma(float c[4], const uint32_t a[4], uint32_t b0,
                                               uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* ---- asynchronous copies ---- */
+
+/* 16 bytes from global to shared memory. */
+static __device__ __forceinline__ void lk_copy16(uint32_t to, const void *from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+/* 16 bytes from global memory; zeros, and nothing is read, where `real` is false. */
+static __device__ __forceinline__ void lk_copy16_or_zero(uint32_t to, const void *from, bool real) {
+  const uint32_t n_bytes = real ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to),
+               "l"(__cvta_generic_to_global(from)), "r"(n_bytes)
+               : "memory");
+}
+/* This thread's copies so far have arrived; a barrier shows them to the others. */
+static __device__ __forceinline__ void lk_copies_wait_all(void) {
+  asm volatile("cp.async.wait_all;\n" ::: "memory");
+}
+
+static __device__ __forceinline__ void lk_store16(uint32_t to, uint4 x) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"r"(to), "r"(x.x), "r"(x.y), "r"(x.z),
+               "r"(x.w)
+               : "memory");
+}
+
+/* What is read once leaves the second-level cache first. */
+static __device__ __forceinline__ uint64_t lk_policy_read_once(void) {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+/* 16 bytes to shared memory, past L1, zeros where not is_there (then `from` is not read).
+ * The thread itself sees them after lk_copies_wait; others need a barrier besides. */
+static __device__ __forceinline__ void lk_copy16_once(uint4 *to_shared, const void *from,
+                                                      bool is_there, uint64_t policy) {
+  const uint32_t to = (uint32_t)__cvta_generic_to_shared(to_shared);
+  const uint32_t n_bytes = is_there ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to),
+               "l"(from), "r"(n_bytes), "l"(policy)
+               : "memory");
+}
+
+static __device__ __forceinline__ void lk_copies_commit(void) {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Until at most N_PENDING of the thread's last groups are still on their way. */
+template <int N_PENDING> static __device__ __forceinline__ void lk_copies_wait(void) {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N_PENDING) : "memory");
 }
 
 /* ---- mbarriers ---- */
@@ -99,12 +162,6 @@ static __device__ __forceinline__ void lk_barrier_expect(uint64_t *barrier, uint
       "r"(n_bytes)
       : "memory");
 }
-/* What is read once leaves the second-level cache first. */
-static __device__ __forceinline__ uint64_t lk_policy_read_once(void) {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
 /* n_bytes (a multiple of 16) from global to shared memory; counted on the barrier when there. */
 static __device__ __forceinline__ void lk_bulk_copy(uint32_t to, const void *from, uint32_t n_bytes,
                                                     uint64_t *barrier, uint64_t policy) {
@@ -119,10 +176,6 @@ static __device__ __forceinline__ void lk_fence_async(void) {
 }
 #endif
 
-/* 16 bytes from global to shared memory. */
-static __device__ __forceinline__ void lk_copy16(uint32_t to, const void *from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
 /* Arrives on the barrier when the thread's copies so far are there. */
 static __device__ __forceinline__ void lk_copy_arrive(uint64_t *barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(lk_shared_address(barrier))
@@ -139,6 +192,36 @@ static __device__ __forceinline__ void lk_dependency_wait(void) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+/* ---- clusters ---- */
+
+/* Barrier of all threads of the cluster; orders their shared memory. */
+static __device__ __forceinline__ void lk_cluster_sync(void) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
+#else
+  __trap();
+#endif
+}
+
+/* What lies at p in the shared memory of block `rank` of the cluster. */
+static __device__ __forceinline__ float4 lk_cluster_load(const float4 *p, unsigned rank) {
+  float4 v = make_float4(0, 0, 0, 0);
+#if __CUDA_ARCH__ >= 900
+  uint32_t address;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(address)
+               : "r"((uint32_t)__cvta_generic_to_shared(p)), "r"(rank));
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(address)
+               : "memory");
+#else
+  (void)p;
+  (void)rank;
+#endif
+  return v;
 }
 
 #endif
