@@ -4,8 +4,8 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "cpu/cpu_features.h"
 
 _Static_assert((int)LK_Q8_MAX_HEAD_DIM == (int)LK_Q8_MAX_DIM, "one bound");
@@ -382,13 +382,8 @@ static void cpu_zero(lk_backend *be, void *p, size_t n_bytes) {
   (void)be;
   memset(p, 0, n_bytes);
 }
-static double seconds_now(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-static void cpu_timer_start(lk_backend *be) { lk_cpu(be)->started = seconds_now(); }
-static double cpu_timer_stop(lk_backend *be) { return seconds_now() - lk_cpu(be)->started; }
+static void cpu_timer_start(lk_backend *be) { lk_cpu(be)->started = lk_seconds(); }
+static double cpu_timer_stop(lk_backend *be) { return lk_seconds() - lk_cpu(be)->started; }
 
 static size_t cpu_resident(const lk_backend *be, const void *p) {
   (void)be;

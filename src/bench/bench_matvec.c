@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/parallel.h"
 #include "bench/bench_run.h"
 #include "bench/random_weights.h"
@@ -134,10 +135,10 @@ static leank_status pass(matvec_bench *b, size_t which, bool timed, leank_error 
   for (size_t i = 0; i < b->n_copies; i++) {
     const lk_tensor w = copy_of(b, i);
     const lk_linear_part part = {&w, NULL, b->y, false};
-    const double start = lk_bench_seconds();
+    const double start = lk_seconds();
     LK_TRY(
         b->backend->ops->linear(b->backend, LK_LINEAR_FEW, &part, 1, b->x, b->n_rows[which], err));
-    const double seconds = lk_bench_seconds() - start;
+    const double seconds = lk_seconds() - start;
     if (timed) lk_bench_samples_add(&b->samples[which], seconds);
     LK_TRY(lk_bench_tick(&b->run, err));
   }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "bench/bench_run.h"
 #include "kernels/read/read.h"
 
@@ -39,10 +40,10 @@ static void touch(reader *r) { memset(r->buffer, 1, r->bench->bytes_per_thread);
 
 static void read_once(reader *r, size_t pattern) {
   const read_bench *b = r->bench;
-  r->begin = lk_bench_seconds();
+  r->begin = lk_seconds();
   r->sum ^=
       b->variant->fn(r->buffer, b->bytes_per_thread, streams_of(pattern), prefetches(pattern));
-  r->end = lk_bench_seconds();
+  r->end = lk_seconds();
 }
 
 /* Of the pass that has just ended: from the first thread's begin to the last one's end. */

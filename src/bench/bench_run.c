@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <leank/cpu.h>
 
@@ -54,12 +53,6 @@ leank_status lk_bench_tick(lk_bench_run *run, leank_error *err) {
   if (o->should_stop && o->should_stop(o->user))
     return lk_fail(err, LEANK_E_INTERRUPTED, -1, "interrupted");
   return LEANK_OK;
-}
-
-double lk_bench_seconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
 /* ---- memory ---- */

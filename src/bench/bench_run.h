@@ -25,8 +25,6 @@ leank_status lk_bench_begin(const leank_bench_options *options, lk_bench_run *ou
 /* One unit is done: tells the caller, asks whether to stop. LEANK_E_INTERRUPTED. */
 leank_status lk_bench_tick(lk_bench_run *run, leank_error *err);
 
-double lk_bench_seconds(void);
-
 /* LEANK_E_MEMORY where `what` needs more than is free. */
 leank_status lk_bench_check_free(size_t n_bytes, const char *what, leank_error *err);
 

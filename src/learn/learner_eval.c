@@ -1,18 +1,12 @@
 /* The held-out set, and what is told of a run. */
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "learn/learner.h"
 
 enum { EVAL_ROWS = 512 };
 
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-double lk_learner_seconds(const leank_learner *l) { return now() - l->started; }
+double lk_learner_seconds(const leank_learner *l) { return lk_seconds() - l->started; }
 
 void lk_learner_tell(leank_learner *l, leank_learn_event *event) {
   if (!l->options.on_event) return;
