@@ -82,14 +82,10 @@ static double cuda_flops(const lk_backend *be) {
 static void *cuda_alloc(lk_backend *be, lk_mem_category category, size_t n_bytes) {
   (void)category;
   lk_cuda_backend *cuda = lk_cuda(be);
-  if (cuda->n_blocks == cuda->max_blocks) {
-    const size_t n = cuda->max_blocks ? 2 * cuda->max_blocks : 64;
-    lk_cuda_block *grown =
-        lk_realloc(cuda->blocks, LK_MEM_OTHER, cuda->n_blocks, n, sizeof *cuda->blocks);
-    if (!grown) return NULL;
-    cuda->blocks = grown;
-    cuda->max_blocks = n;
-  }
+  lk_cuda_block *grown =
+      lk_cuda_room(cuda->blocks, cuda->n_blocks, &cuda->max_blocks, 64, sizeof *grown);
+  if (!grown) return NULL;
+  cuda->blocks = grown;
   void *p = cuda->api->alloc(cuda->dev, n_bytes);
   if (!p) return NULL;
   cuda->api->zero(cuda->dev, p, n_bytes);
@@ -185,14 +181,10 @@ static leank_status cuda_wait(lk_backend *be, leank_error *err) {
 static lk_cuda_recording *find_recording(lk_cuda_backend *cuda, uint64_t key) {
   for (size_t i = 0; i < cuda->n_recordings; i++)
     if (cuda->recordings[i].key == key) return &cuda->recordings[i];
-  if (cuda->n_recordings == cuda->max_recordings) {
-    const size_t n = cuda->max_recordings ? 2 * cuda->max_recordings : 16;
-    lk_cuda_recording *grown =
-        lk_realloc(cuda->recordings, LK_MEM_OTHER, cuda->n_recordings, n, sizeof *cuda->recordings);
-    if (!grown) return NULL;
-    cuda->recordings = grown;
-    cuda->max_recordings = n;
-  }
+  lk_cuda_recording *grown =
+      lk_cuda_room(cuda->recordings, cuda->n_recordings, &cuda->max_recordings, 16, sizeof *grown);
+  if (!grown) return NULL;
+  cuda->recordings = grown;
   cuda->recordings[cuda->n_recordings] = (lk_cuda_recording){.key = key};
   return &cuda->recordings[cuda->n_recordings++];
 }

@@ -21,6 +21,16 @@ static bool send_lists(lk_cuda_backend *cuda, const lk_page_entry *a, const lk_p
   return true;
 }
 
+/* Both views and both lists as the kernels read them; false: nothing to do, or a failure is kept.
+ */
+static bool send_transfer(lk_cuda_backend *cuda, const lk_layer_view *src,
+                          const lk_page_entry *from, const lk_layer_view *dst,
+                          const lk_page_entry *to, size_t n_pages, lk_cuda_view *a, lk_cuda_view *b,
+                          const lk_page_entry **lists) {
+  return n_pages > 0 && lk_cuda_make_view(cuda, src, a) && lk_cuda_make_view(cuda, dst, b) &&
+         send_lists(cuda, from, to, n_pages, lists);
+}
+
 void lk_cuda_op_append(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
                        const lk_rows *rows, size_t first, size_t n, const float *k,
                        const float *v) {
@@ -40,10 +50,8 @@ void lk_cuda_op_pack(lk_backend *be, const lk_attn_shape *shape, const lk_layer_
   lk_cuda_backend *cuda = lk_cuda(be);
   const lk_page_entry *lists;
   lk_cuda_view a, b;
-  if (n_pages == 0 || !lk_cuda_make_view(cuda, src, &a) || !lk_cuda_make_view(cuda, dst, &b) ||
-      !send_lists(cuda, from, to, n_pages, &lists))
-    return;
-  cuda->api->pack(cuda->dev, &a, lists, &b, lists + n_pages, n_pages);
+  if (send_transfer(cuda, src, from, dst, to, n_pages, &a, &b, &lists))
+    cuda->api->pack(cuda->dev, &a, lists, &b, lists + n_pages, n_pages);
 }
 
 void lk_cuda_op_pack_rows(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
@@ -62,10 +70,8 @@ void lk_cuda_op_copy_pages(lk_backend *be, const lk_layer_view *src, const lk_pa
   lk_cuda_backend *cuda = lk_cuda(be);
   const lk_page_entry *lists;
   lk_cuda_view a, b;
-  if (n_pages == 0 || !lk_cuda_make_view(cuda, src, &a) || !lk_cuda_make_view(cuda, dst, &b) ||
-      !send_lists(cuda, from, to, n_pages, &lists))
-    return;
-  cuda->api->copy_pages(cuda->dev, &a, lists, &b, lists + n_pages, n_pages);
+  if (send_transfer(cuda, src, from, dst, to, n_pages, &a, &b, &lists))
+    cuda->api->copy_pages(cuda->dev, &a, lists, &b, lists + n_pages, n_pages);
 }
 
 void lk_cuda_op_sum_pages(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,

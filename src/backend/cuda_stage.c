@@ -220,14 +220,10 @@ static bool send(lk_cuda_backend *cuda, void *to, const void *from, size_t n_byt
 }
 
 static lk_cuda_heads *add_heads(lk_cuda_backend *cuda, const lk_head_map *key) {
-  if (cuda->n_heads == cuda->max_heads) {
-    const size_t n = cuda->max_heads ? 2 * cuda->max_heads : 64;
-    lk_cuda_heads *grown =
-        lk_realloc(cuda->heads, LK_MEM_OTHER, cuda->n_heads, n, sizeof *cuda->heads);
-    if (!grown) return NULL;
-    cuda->heads = grown;
-    cuda->max_heads = n;
-  }
+  lk_cuda_heads *grown =
+      lk_cuda_room(cuda->heads, cuda->n_heads, &cuda->max_heads, 64, sizeof *grown);
+  if (!grown) return NULL;
+  cuda->heads = grown;
   lk_cuda_heads h = {.key = key, .host = lk_alloc(LK_MEM_OTHER, heads_bytes(cuda), 1)};
   h.device = h.host ? cuda->api->alloc(cuda->dev, heads_bytes(cuda)) : NULL;
   if (!h.device) {
