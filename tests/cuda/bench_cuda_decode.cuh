@@ -84,7 +84,7 @@ static double layer_bytes(const layer &l, size_t n_sequences, size_t n_tokens) {
 }
 
 /* ms of one layer. */
-static double bench_layer(const bench_state *s, const layer &l, uint64_t *seed) {
+static double bench_layer(const bench_state *s, const layer &l) {
   const size_t n_pages = (s->n_tokens + LK_CUDA_P - 1) / LK_CUDA_P;
   const double bytes = layer_bytes(l, s->n_sequences, s->n_tokens);
   const size_t n_launches = (size_t)std::min(24.0, std::max(2.0, 6e9 / bytes));
@@ -134,7 +134,6 @@ static double bench_layer(const bench_state *s, const layer &l, uint64_t *seed) 
     garbage.push_back((void *)job.groups);
     garbage.push_back((void *)job.tables);
   }
-  (void)seed;
   CUDA_OK(cudaDeviceSynchronize());
   lk_cuda_decode_attention(s->dev, &jobs[0]);
   fixture_check(s->dev);
@@ -169,14 +168,14 @@ static void bench_shape(bench_state *s, uint32_t n_heads, uint32_t n_kv_heads,
                         const std::vector<std::vector<uint32_t>> &counts, uint64_t *seed) {
   layer dense = make_layer(n_heads, n_kv_heads, 128, std::vector<uint32_t>(n_kv_heads, 128), seed);
   dense.n_recent = (size_t)1 << 40;
-  const double dense_ms = bench_layer(s, dense, seed);
+  const double dense_ms = bench_layer(s, dense);
   const double dense_bytes = layer_bytes(dense, s->n_sequences, s->n_tokens);
   printf("%3zu x %6zu  dense %8.4f ms %6.0f GB/s %5.1f %%", s->n_sequences, s->n_tokens, dense_ms,
          dense_bytes / dense_ms / 1e6, 100 * dense_bytes / dense_ms / 1e6 / s->read_gbs);
   double ms = 0, bytes = 0, least = 1e9, most = 0;
   for (const std::vector<uint32_t> &kept : counts) {
     const layer l = make_layer(n_heads, n_kv_heads, 128, kept, seed);
-    const double t = bench_layer(s, l, seed), n = layer_bytes(l, s->n_sequences, s->n_tokens);
+    const double t = bench_layer(s, l), n = layer_bytes(l, s->n_sequences, s->n_tokens);
     ms += t;
     bytes += n;
     least = std::min(least, n / t / 1e6);
@@ -203,7 +202,7 @@ static int bench(lk_cuda_device *dev, const char *counts_path) {
   s.arena_bytes = (size_t)24 << 30;
   CUDA_OK(cudaMalloc(&s.arena, s.arena_bytes));
   std::vector<uint16_t> noise((size_t)8 << 20);
-  for (auto &x : noise) x = fixture_bf16(fixture_uniform(&seed));
+  for (auto &x : noise) x = lk_f32_to_bf16(fixture_uniform(&seed));
   for (size_t at = 0; at < s.arena_bytes; at += noise.size() * 2)
     CUDA_OK(cudaMemcpy(s.arena + at, noise.data(), noise.size() * 2, cudaMemcpyHostToDevice));
   std::vector<float> q((size_t)MAX_SEQS * 32 * 128);

@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/dtype.h"
+#include "base/rng.h"
 #include "cuda/device.cuh"
 
 #define CUDA_OK(call)                                                                              \
@@ -44,28 +46,16 @@ static lk_cuda_device *fixture_open(void) {
   return &dev;
 }
 
-/* Random numbers of the tests: splitmix64. */
+/* Random numbers of the tests. */
 static uint64_t fixture_random(uint64_t *state) {
-  uint64_t z = *state += 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
+  lk_rng rng = {*state};
+  const uint64_t z = lk_rng_u64(&rng);
+  *state = rng.state;
+  return z;
 }
 /* Uniform in [-1, 1). */
 static float fixture_uniform(uint64_t *state) {
   return (float)((double)(fixture_random(state) >> 11) / 4503599627370496.0 - 1.0);
-}
-
-static uint16_t fixture_bf16(float f) {
-  uint32_t u;
-  memcpy(&u, &f, sizeof u);
-  return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
-}
-static float fixture_f32(uint16_t h) {
-  const uint32_t u = (uint32_t)h << 16;
-  float f;
-  memcpy(&f, &u, sizeof f);
-  return f;
 }
 
 template <typename T> static T *fixture_to_device(const T *from, size_t n) {

@@ -1,5 +1,4 @@
-/* What programs that test the CUDA library share: a device made by hand, memory, counted checks.
- * With LK_CUDA_FIXTURE_KEEP it also stands in for device.cu, where that is not linked. */
+/* What programs that test the CUDA library share: a device made by hand, memory, counted checks. */
 #ifndef LK_CUDA_FIXTURE_CUH
 #define LK_CUDA_FIXTURE_CUH
 
@@ -9,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/rng.h"
 #include "cuda/ops.cuh"
 
 enum { FIXTURE_NO_DEVICE = 77 /* exit code: nothing was tested */ };
@@ -32,15 +32,6 @@ static void must(cudaError_t code, const char *what) {
   printf("%s: %s\n", what, cudaGetErrorString(code));
   exit(1);
 }
-
-#ifdef LK_CUDA_FIXTURE_KEEP
-void lk_cuda_keep(lk_cuda_device *dev, cudaError_t code, const char *what) {
-  if (dev->failure.code != LEANK_OK) return;
-  dev->failure.code = LEANK_E_UNSUPPORTED;
-  snprintf(dev->failure.message, sizeof dev->failure.message, "%s: %s", what,
-           cudaGetErrorString(code));
-}
-#endif
 
 /* Device 0 and a stream. Ends the program where there is none. */
 static lk_cuda_device open_device(void) {
@@ -88,12 +79,11 @@ static void *host_bytes(size_t n_bytes) {
   return p;
 }
 
-/* SplitMix64 (Steele, Lea, Flood 2014). */
 static uint64_t random_bits(uint64_t *state) {
-  uint64_t z = *state += 0x9e3779b97f4a7c15u;
-  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-  return z ^ z >> 31;
+  lk_rng rng = {*state};
+  const uint64_t z = lk_rng_u64(&rng);
+  *state = rng.state;
+  return z;
 }
 
 /* Uniform in [-1, 1). */

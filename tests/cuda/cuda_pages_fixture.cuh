@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/rng.h"
 #include "cuda/ops.cuh"
 
 /* ---- checks ---- */
@@ -43,15 +44,6 @@ static inline void die(const char *what) {
 }
 
 /* ---- the device ---- */
-
-#ifdef LK_CUDA_FIXTURE_KEEP
-void lk_cuda_keep(lk_cuda_device *dev, cudaError_t code, const char *what) {
-  if (dev->failure.code != LEANK_OK) return;
-  dev->failure.code = LEANK_E_STATE;
-  snprintf(dev->failure.message, sizeof dev->failure.message, "%s: %s", what,
-           cudaGetErrorString(code));
-}
-#endif
 
 enum { NO_DEVICE = 77 }; /* exit code: nothing was tested */
 
@@ -95,14 +87,9 @@ template <class T> struct buffer {
 
 /* ---- random numbers ---- */
 
-static uint64_t random_state = 1;
+static lk_rng random_state = {1};
 
-static inline uint64_t random_u64() { /* splitmix64 */
-  uint64_t z = random_state += 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
+static inline uint64_t random_u64() { return lk_rng_u64(&random_state); }
 static inline size_t random_below(size_t n) { return (size_t)(random_u64() % n); }
 static inline float random_uniform() { return (float)(random_u64() >> 40) * 0x1p-24f; }
 /* Sum of 12 uniforms less 6: near enough to normal. */

@@ -36,8 +36,8 @@ static sequence make_sequence(const layer &l, size_t n_tokens, float spread, uin
   s.k.resize(n_tokens * l.n_kv_heads * l.head_dim);
   s.v.resize(s.k.size());
   s.q.resize(l.n_heads * l.head_dim);
-  for (auto &x : s.k) x = fixture_bf16(fixture_uniform(seed));
-  for (auto &x : s.v) x = fixture_bf16(fixture_uniform(seed));
+  for (auto &x : s.k) x = lk_f32_to_bf16(fixture_uniform(seed));
+  for (auto &x : s.v) x = lk_f32_to_bf16(fixture_uniform(seed));
   for (auto &x : s.q) x = spread * fixture_uniform(seed);
   return s;
 }
@@ -60,7 +60,8 @@ static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<d
     const size_t n = in_middle ? l.channels[h].size() : D;
     for (size_t i = 0; i < n; i++) {
       const size_t c = in_middle ? l.channels[h][i] : i;
-      const double term = (double)fixture_f32(fixture_bf16(s.q[hq * D + c])) * fixture_f32(k[c]);
+      const double term =
+          (double)lk_bf16_to_f32(lk_f32_to_bf16(s.q[hq * D + c])) * lk_bf16_to_f32(k[c]);
       sum += term;
       size += std::fabs(term);
     }
@@ -77,8 +78,8 @@ static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<d
     const uint16_t *v = &s.v[(j * l.n_kv_heads + h) * D];
     total += p;
     for (uint32_t c = 0; c < D; c++) {
-      (*out)[c] += p * fixture_f32(v[c]);
-      size[c] += p * std::fabs(fixture_f32(v[c]));
+      (*out)[c] += p * lk_bf16_to_f32(v[c]);
+      size[c] += p * std::fabs(lk_bf16_to_f32(v[c]));
     }
   }
   bound->assign(D, 0);

@@ -1,11 +1,5 @@
 /* Weights to bf16 and products on the GPU, against the C reference and float64. `--bench` times
- * instead of testing. Exit code 77: no device. Without the library's device.cu it is built so:
- *   gcc -std=c11 -O2 -ffp-contract=off -Isrc -Iinclude -c src/kernels/dequant/dequant_c.c
- *   gcc -std=c11 -O2 -Isrc -Iinclude -c src/base/dtype.c
- *   nvcc -ccbin g++-12 -std=c++17 -O3 -gencode arch=compute_90,code=sm_90 -DLK_CUDA_FIXTURE_KEEP \
- *     -Isrc -Iinclude -Itests/cuda tests/cuda/test_cuda_linear.cu src/cuda/linear/widen.cu \
- *     src/cuda/linear/few.cu src/cuda/linear/many.cu dequant_c.o dtype.o -lcublasLt \
- *     -o test_cuda_linear */
+ * instead of testing. Exit code 77: no device. */
 #include <algorithm>
 #include <cmath>
 #include <vector>

@@ -167,8 +167,8 @@ static void test_random(lk_cuda_device *dev, size_t n, float scale, uint64_t see
   buffer<uint16_t> to(n);
   lk_cuda_random_bf16(dev, to.p, n, scale, seed);
   const std::vector<uint16_t> got = to.get(dev);
-  const uint64_t before = random_state;
-  random_state = seed;
+  const uint64_t before = random_state.state;
+  random_state.state = seed;
   size_t n_wrong = 0;
   double sum = 0;
   for (size_t i = 0; i < n; i++) {
@@ -176,7 +176,7 @@ static void test_random(lk_cuda_device *dev, size_t n, float scale, uint64_t see
     n_wrong += got[i] != lk_f32_to_bf16((float)k * 0x1p-24f * scale);
     sum += lk_bf16_to_f32(got[i]);
   }
-  random_state = before;
+  random_state.state = before;
   check(n_wrong == 0, "random_bf16: %zu of %zu", n_wrong, n);
   check(std::fabs(sum / (double)n) <= 6 * scale / std::sqrt(3.0 * (double)n),
         "random_bf16: mean %g", sum / (double)n);
