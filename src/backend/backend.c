@@ -41,12 +41,10 @@ static size_t cuda_product_bytes(const lk_backend_options *o, size_t n_rows, siz
   return n_rows * n_cols * BF16_BYTES;
 }
 
-/* A maximum, a sum and D values of each chunk and query head of the longest tables; the library
- * says how many it takes itself. */
 static size_t cuda_scratch_bytes(const lk_backend_options *o) {
-  const size_t n_chunks = (o->max_pages + LK_CUDA_CHUNK_PAGES - 1) / LK_CUDA_CHUNK_PAGES;
-  return o->max_few_rows * (o->shape.n_heads * n_chunks * (o->shape.head_dim + 2) * sizeof(float) +
-                            o->max_pages * sizeof(lk_page_entry));
+  return lk_cuda_decode_scratch_bytes(o->max_few_rows, o->shape.n_heads, o->shape.n_kv_heads,
+                                      o->shape.head_dim, o->max_pages) +
+         o->max_few_rows * o->max_pages * sizeof(lk_page_entry);
 }
 
 static leank_status cuda_check(const lk_backend_options *o, leank_error *err) {

@@ -173,6 +173,11 @@ typedef struct lk_backend_ops {
   /* Writes rows first .. first + n - 1 of K[N][Hk][D] and V[N][Hk][D] to their slots. */
   void (*append)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
                  const lk_rows *rows, size_t first, size_t n, const float *k, const float *v);
+  /* rope of the rows' q[N][Hq][D] and k[N][Hk][D], and append of k and v[N][Hk][D]. k is of no
+   * meaning afterwards. */
+  void (*rope_append)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                      const lk_rows *rows, leank_channel_order order, const float *cos_sin,
+                      float *q, float *k, const float *v);
   /* Packs from[i] (wide, stage, or lean with at least the channels that dst keeps) of view `src`
    * into lean page to[i] of view `dst`. */
   void (*pack)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *src,

@@ -194,6 +194,15 @@ static void cpu_rope(lk_backend *be, float *x, size_t n_rows, size_t n_heads, si
   lk_parallel_for(team_for(lk_cpu(be), n_rows), n_row_items(n_rows), rope_item, &job);
 }
 
+static void cpu_rope_append(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                            const lk_rows *rows, leank_channel_order order, const float *cos_sin,
+                            float *q, float *k, const float *v) {
+  const size_t n = rows->n_rows, d = shape->head_dim;
+  cpu_rope(be, q, n, shape->n_heads, d, order, cos_sin);
+  cpu_rope(be, k, n, shape->n_kv_heads, d, order, cos_sin);
+  lk_cpu_append(be, shape, view, rows, 0, n, k, v);
+}
+
 enum { SWIGLU_SPAN = 8192 };
 
 static size_t span_length(size_t n, size_t first) {
@@ -414,6 +423,7 @@ static const lk_backend_ops cpu_ops = {
     .rms_norm_backward = cpu_rms_norm_backward,
     .swiglu_backward = cpu_swiglu_backward,
     .append = lk_cpu_append,
+    .rope_append = cpu_rope_append,
     .pack = lk_cpu_pack,
     .pack_rows = lk_cpu_pack_rows,
     .copy_pages = lk_cpu_copy_pages,

@@ -396,6 +396,7 @@ static const lk_backend_ops cuda_ops = {
     .rms_norm_backward = cuda_rms_norm_backward,
     .swiglu_backward = cuda_swiglu_backward,
     .append = lk_cuda_op_append,
+    .rope_append = lk_cuda_op_rope_append,
     .pack = lk_cuda_op_pack,
     .pack_rows = lk_cuda_op_pack_rows,
     .copy_pages = lk_cuda_op_copy_pages,
@@ -416,12 +417,9 @@ static const lk_backend_ops cuda_ops = {
 
 static leank_status open_partials(lk_cuda_backend *cuda, leank_error *err) {
   const lk_attn_shape *s = &cuda->options.shape;
-  const size_t n_bytes = cuda->api->decode_scratch_bytes(
-      (uint32_t)cuda->few.max_groups, (uint32_t)s->n_heads, (uint32_t)s->n_kv_heads,
-      (uint32_t)s->head_dim, (uint32_t)cuda->options.max_pages);
-  const leank_status status = lk_cuda_grow(cuda, &cuda->partials, n_bytes, err);
-  if (status == LEANK_OK) cuda->api->zero(cuda->dev, cuda->partials.p, n_bytes);
-  return status;
+  const size_t n_bytes = lk_cuda_decode_scratch_bytes(
+      cuda->few.max_groups, s->n_heads, s->n_kv_heads, s->head_dim, cuda->options.max_pages);
+  return lk_cuda_grow(cuda, &cuda->partials, n_bytes, err);
 }
 
 leank_status lk_cuda_backend_open(const lk_cuda_api *api, const lk_backend_options *options,

@@ -132,6 +132,9 @@ bool lk_cuda_make_view(lk_cuda_backend *cuda, const lk_layer_view *view, lk_cuda
 /* cuda_pages.c */
 void lk_cuda_op_append(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
                        const lk_rows *rows, size_t first, size_t n, const float *k, const float *v);
+void lk_cuda_op_rope_append(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                            const lk_rows *rows, leank_channel_order order, const float *cos_sin,
+                            float *q, float *k, const float *v);
 void lk_cuda_op_pack(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *src,
                      const lk_page_entry *from, const lk_layer_view *dst, const lk_page_entry *to,
                      size_t n_pages);

@@ -43,6 +43,18 @@ void lk_cuda_op_append(lk_backend *be, const lk_attn_shape *shape, const lk_laye
                     (const lk_slot *)(s->memory + s->slots) + first);
 }
 
+void lk_cuda_op_rope_append(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                            const lk_rows *rows, leank_channel_order order, const float *cos_sin,
+                            float *q, float *k, const float *v) {
+  (void)shape;
+  lk_cuda_backend *cuda = lk_cuda(be);
+  const lk_cuda_staged *s = lk_cuda_staged_of(cuda, rows);
+  lk_cuda_view own;
+  if (!s || !lk_cuda_make_view(cuda, view, &own)) return;
+  cuda->api->rope_append(cuda->dev, &own, q, k, v, rows->n_rows, order == LEANK_ORDER_PAIRS,
+                         cos_sin, (const lk_slot *)(s->memory + s->slots));
+}
+
 void lk_cuda_op_pack(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *src,
                      const lk_page_entry *from, const lk_layer_view *dst, const lk_page_entry *to,
                      size_t n_pages) {
@@ -99,7 +111,8 @@ static leank_status attend_few(lk_cuda_backend *cuda, const lk_cuda_view *view,
                               .q = q,
                               .out = out,
                               .scratch = cuda->partials.p,
-                              .max_pages = (uint32_t)cuda->options.max_pages};
+                              .max_pages = (uint32_t)cuda->options.max_pages,
+                              .settled = cuda->step != NULL};
   cuda->api->decode(cuda->dev, &job);
   return LEANK_OK;
 }

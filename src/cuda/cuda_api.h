@@ -28,10 +28,11 @@ extern "C" {
 
 enum {
   LK_CUDA_API_VERSION = 1,
-  LK_CUDA_P = 64,         /* tokens of a page */
-  LK_CUDA_GRANULE = 16,   /* kept channels are padded to a multiple of this */
-  LK_CUDA_MAX_GROUP = 8,  /* query heads of a kv head */
-  LK_CUDA_CHUNK_PAGES = 4 /* pages of an attention chunk; borders are multiples, by position */
+  LK_CUDA_P = 64,            /* tokens of a page */
+  LK_CUDA_GRANULE = 16,      /* kept channels are padded to a multiple of this */
+  LK_CUDA_MAX_GROUP = 8,     /* query heads of a kv head */
+  LK_CUDA_PARTIAL_TAIL = 32, /* floats of a chunk's partial besides its values */
+  LK_CUDA_CHUNK_PAGES = 8    /* pages of an attention chunk; borders are multiples, by position */
 };
 
 /* Where chunk c (8 elements, 16 bytes) of row `token` lies in a row of n_chunks (even) chunks. */
@@ -93,9 +94,20 @@ typedef struct lk_cuda_decode {
   const lk_page_entry *tables; /* device */
   const float *q;              /* device [B][Hq][D], not scaled */
   float *out;                  /* device [B][Hq][D] */
-  void *scratch;               /* device, decode_scratch_bytes; zeroed once, left as found */
+  void *scratch;               /* device, decode_scratch_bytes */
   uint32_t max_pages;          /* most pages of a table: what scratch is for */
+  bool settled; /* all pages but the last and the last lean one of each table were written before
+                   the launch before this one began: they are read without waiting for it */
 } lk_cuda_decode;
+
+/* Bytes of scratch, of up to max_pages pages a table: see cuda/attention/dealing.cuh. */
+static inline size_t lk_cuda_decode_scratch_bytes(size_t n_groups, size_t n_heads,
+                                                  size_t n_kv_heads, size_t head_dim,
+                                                  size_t max_pages) {
+  const size_t n_chunks = (max_pages + LK_CUDA_CHUNK_PAGES - 1) / LK_CUDA_CHUNK_PAGES;
+  return n_groups * n_kv_heads * n_chunks *
+         (n_heads / n_kv_heads * head_dim + LK_CUDA_PARTIAL_TAIL) * sizeof(float);
+}
 
 /* Attention of many rows, each seeing what is not after it. */
 typedef struct lk_cuda_attend_rows {
@@ -192,6 +204,10 @@ typedef struct lk_cuda_api {
   /* K[N][Hk][D] and V[N][Hk][D] to slots (device [N]), rounded to nearest even. */
   void (*append)(lk_cuda_device *dev, const lk_cuda_view *view, const float *k, const float *v,
                  size_t n_rows, const lk_slot *slots);
+  /* rope of q[N][Hq][D], and append of k, rotated as well (not in place), and of v. */
+  void (*rope_append)(lk_cuda_device *dev, const lk_cuda_view *view, float *q, const float *k,
+                      const float *v, size_t n_rows, bool pairs, const float *cos_sin,
+                      const lk_slot *slots);
   /* from[i] (wide, stage, or lean that keeps at least dst's channels) into lean to[i]; entries are
    * in device memory. An entry whose kind is LK_N_PAGE_KINDS is passed over. */
   void (*pack)(lk_cuda_device *dev, const lk_cuda_view *src, const lk_page_entry *from,
@@ -203,8 +219,6 @@ typedef struct lk_cuda_api {
                     size_t n_pages, float *sums);
 
   /* ---- attention ---- */
-  size_t (*decode_scratch_bytes)(uint32_t n_groups, uint32_t n_heads, uint32_t n_kv_heads,
-                                 uint32_t head_dim, uint32_t max_pages);
   void (*decode)(lk_cuda_device *dev, const lk_cuda_decode *job);
   void (*attend_rows)(lk_cuda_device *dev, const lk_cuda_attend_rows *job);
 } lk_cuda_api;

@@ -43,6 +43,27 @@ static inline void lk_cuda_launched(lk_cuda_device *dev, const char *what) {
   if (code != cudaSuccess) lk_cuda_keep(dev, code, what);
 }
 
+/* Launches a kernel that may begin while what stands before it in the stream is ending. Each of its
+ * blocks calls lk_dependents_launch, and lk_dependency_wait before it reads what those before it
+ * write or writes what they touch: so whatever stands further before has ended as well. */
+template <typename... P, typename... A>
+static inline void lk_cuda_launch(lk_cuda_device *dev, const char *what, void (*kernel)(P...),
+                                  dim3 n_blocks, unsigned n_threads, size_t shared_bytes,
+                                  A... arguments) {
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = n_blocks;
+  config.blockDim = dim3(n_threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = dev->stream;
+  config.attrs = &early;
+  config.numAttrs = dev->major >= 9 ? 1 : 0;
+  const cudaError_t code = cudaLaunchKernelEx(&config, kernel, P(arguments)...);
+  if (code != cudaSuccess) lk_cuda_keep(dev, code, what);
+}
+
 static inline unsigned lk_cuda_blocks(size_t n, size_t per_block) {
   return (unsigned)((n + per_block - 1) / per_block);
 }

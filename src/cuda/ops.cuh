@@ -27,6 +27,9 @@ void lk_cuda_linear_close(lk_cuda_device *dev); /* what reserve and GEMM hold */
 /* page/ */
 void lk_cuda_append(lk_cuda_device *dev, const lk_cuda_view *view, const float *k, const float *v,
                     size_t n_rows, const lk_slot *slots);
+void lk_cuda_rope_append(lk_cuda_device *dev, const lk_cuda_view *view, float *q, const float *k,
+                         const float *v, size_t n_rows, bool pairs, const float *cos_sin,
+                         const lk_slot *slots);
 void lk_cuda_pack(lk_cuda_device *dev, const lk_cuda_view *src, const lk_page_entry *from,
                   const lk_cuda_view *dst, const lk_page_entry *to, size_t n_pages);
 void lk_cuda_copy_pages(lk_cuda_device *dev, const lk_cuda_view *src, const lk_page_entry *from,
@@ -35,8 +38,6 @@ void lk_cuda_sum_pages(lk_cuda_device *dev, const lk_cuda_view *view, const lk_p
                        size_t n_pages, float *sums);
 
 /* attention/ */
-size_t lk_cuda_decode_scratch_bytes(uint32_t n_groups, uint32_t n_heads, uint32_t n_kv_heads,
-                                    uint32_t head_dim, uint32_t max_pages);
 void lk_cuda_decode_attention(lk_cuda_device *dev, const lk_cuda_decode *job);
 void lk_cuda_attend_many(lk_cuda_device *dev, const lk_cuda_attend_rows *job);
 

@@ -194,6 +194,12 @@ static __device__ __forceinline__ void lk_dependency_wait(void) {
 #endif
 }
 
+/* Both at once, for kernels with nothing to do beforehand. */
+static __device__ __forceinline__ void lk_dependency_pass(void) {
+  lk_dependents_launch();
+  lk_dependency_wait();
+}
+
 /* ---- clusters ---- */
 
 /* Barrier of all threads of the cluster; orders their shared memory. */

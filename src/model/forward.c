@@ -56,9 +56,8 @@ void lk_forward_positions(lk_forward *fw, const lk_rows *rows) {
                                fw->cos_sin);
 }
 
-leank_status lk_forward_project(lk_forward *fw, lk_linear_kind kind, size_t layer, const float *x,
-                                size_t n_rows, leank_error *err) {
-  leank_status status = LEANK_OK;
+leank_status lk_forward_project_only(lk_forward *fw, lk_linear_kind kind, size_t layer,
+                                     const float *x, size_t n_rows, leank_error *err) {
   const leank_model_info *m = &fw->model->info;
   const lk_layer_weights *w = &fw->model->weights.layers[layer];
   lk_backend *be = fw->backend;
@@ -67,7 +66,16 @@ leank_status lk_forward_project(lk_forward *fw, lk_linear_kind kind, size_t laye
   const lk_linear_part parts[] = {{&w->q, &w->q_bias, fw->q, false},
                                   {&w->k, &w->k_bias, fw->k, false},
                                   {&w->v, &w->v_bias, fw->v, false}};
-  LK_TRY(ops->linear(be, kind, parts, 3, fw->norm, n_rows, err));
+  return ops->linear(be, kind, parts, 3, fw->norm, n_rows, err);
+}
+
+leank_status lk_forward_project(lk_forward *fw, lk_linear_kind kind, size_t layer, const float *x,
+                                size_t n_rows, leank_error *err) {
+  leank_status status = LEANK_OK;
+  const leank_model_info *m = &fw->model->info;
+  lk_backend *be = fw->backend;
+  const lk_backend_ops *ops = be->ops;
+  LK_TRY(lk_forward_project_only(fw, kind, layer, x, n_rows, err));
   ops->rope(be, fw->q, n_rows, m->n_heads, m->head_dim, m->order, fw->cos_sin);
   ops->rope(be, fw->k, n_rows, m->n_kv_heads, m->head_dim, m->order, fw->cos_sin);
 cleanup:

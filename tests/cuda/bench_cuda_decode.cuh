@@ -130,6 +130,7 @@ static double bench_layer(const bench_state *s, const layer &l) {
     job.out = s->out;
     job.scratch = s->scratch;
     job.max_pages = (uint32_t)n_pages;
+    job.settled = true;
     jobs.push_back(job);
     garbage.push_back((void *)job.groups);
     garbage.push_back((void *)job.tables);
@@ -209,13 +210,15 @@ static int bench(lk_cuda_device *dev, const char *counts_path) {
   for (auto &x : q) x = fixture_uniform(&seed);
   s.q = fixture_to_device(q.data(), q.size());
   CUDA_OK(cudaMalloc(&s.out, q.size() * sizeof(float)));
-  size_t scratch = lk_cuda_decode_scratch_bytes(64, 32, 8, 128, 32768 / LK_CUDA_P);
-  scratch = std::max(scratch, lk_cuda_decode_scratch_bytes(1, 32, 8, 128, MAX_TOKENS / LK_CUDA_P));
-  CUDA_OK(cudaMalloc(&s.scratch, scratch));
   s.read_gbs = read_bandwidth(dev, s.arena, (size_t)8 << 30);
   printf("read bandwidth %.0f GB/s\n", s.read_gbs);
   const bool qwen = counts_path && strstr(counts_path, "qwen");
   const uint32_t n_heads = qwen ? 28 : 32, n_kv_heads = qwen ? 4 : 8;
+  size_t scratch = 0;
+  for (const auto &shape : shapes)
+    scratch = std::max(scratch, lk_cuda_decode_scratch_bytes(shape.n, n_heads, n_kv_heads, 128,
+                                                             shape.tokens / LK_CUDA_P + 1));
+  CUDA_OK(cudaMalloc(&s.scratch, scratch));
   const std::vector<std::vector<uint32_t>> counts = read_counts(counts_path, n_kv_heads);
   for (const auto &shape : shapes) {
     s.n_sequences = shape.n;

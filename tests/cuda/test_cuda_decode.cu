@@ -193,6 +193,7 @@ static std::vector<float> run_batch(lk_cuda_device *dev, const device_layer &d, 
   job.tables = fixture_to_device(b.tables.data(), b.tables.size());
   job.q = fixture_to_device(b.q.data(), b.q.size());
   job.max_pages = max_pages;
+  job.settled = job.n_groups == 1; /* either way: the same bits */
   const size_t scratch = lk_cuda_decode_scratch_bytes(
       job.n_groups, d.view.n_heads, d.view.n_kv_heads, d.view.head_dim, max_pages);
   CUDA_OK(cudaMalloc(&job.scratch, scratch));

@@ -41,6 +41,42 @@ static void test_append(lk_cuda_device *dev, size_t d, size_t n_heads, size_t n_
   all.check_same(dev, "append");
 }
 
+/* rope_append against rope, then append on the host: the same bits. */
+static void test_rope_append(lk_cuda_device *dev, size_t d, size_t n_heads, size_t group,
+                             size_t n_rows, bool pairs) {
+  const size_t n_pages[LK_N_PAGE_KINDS] = {5, 1, 4};
+  pages all(d, std::vector<std::vector<uint16_t>>(n_heads, all_channels(d)), 1, n_pages, untouched);
+  all.view.n_heads = (uint32_t)(n_heads * group);
+  std::vector<float> k(n_rows * n_heads * d), v(k.size()), q(k.size() * group), cos_sin(n_rows * d);
+  for (std::vector<float> *x : {&k, &v, &q})
+    for (float &f : *x) f = random_normal();
+  for (size_t i = 0; i < cos_sin.size(); i++) cos_sin[i] = random_normal();
+  buffer<float> device_k(k), device_v(v), device_q(q), table(cos_sin), rotated_k(k), rotated_q(q);
+  lk_cuda_rope(dev, rotated_k.p, n_rows, n_heads, d, pairs, table.p);
+  lk_cuda_rope(dev, rotated_q.p, n_rows, n_heads * group, d, pairs, table.p);
+  const std::vector<float> want_k = rotated_k.get(dev), want_q = rotated_q.get(dev);
+  const std::vector<uint32_t> places = random_order((5 + 4) * PAGE_KEYS);
+  std::vector<lk_slot> slots(n_rows);
+  for (size_t r = 0; r < n_rows; r++) {
+    const uint32_t page = places[r] / PAGE_KEYS;
+    const lk_page_entry wide = {page, LK_PAGE_WIDE}, stage = {page - 5, LK_PAGE_STAGE};
+    slots[r] = {page < 5 ? wide : stage, places[r] % PAGE_KEYS};
+    for (size_t h = 0; h < n_heads; h++)
+      for (size_t c = 0; c < d; c++) {
+        const size_t at = (r * n_heads + h) * d + c;
+        all.k_at(slots[r].page, h, slots[r].key, c) = lk_f32_to_bf16(want_k[at]);
+        all.v_at(slots[r].page, h, slots[r].key, c) = lk_f32_to_bf16(v[at]);
+      }
+  }
+  buffer<lk_slot> device_slots(slots);
+  lk_cuda_rope_append(dev, &all.view, device_q.p, device_k.p, device_v.p, n_rows, pairs, table.p,
+                      device_slots.p);
+  const std::vector<float> got_q = device_q.get(dev);
+  check(memcmp(got_q.data(), want_q.data(), want_q.size() * sizeof(float)) == 0,
+        "rope_append: q, D %zu, %zu heads, %zu rows", d, n_heads, n_rows);
+  all.check_same(dev, "rope_append");
+}
+
 static void fill_random(pages &all) {
   for (int kind = 0; kind < LK_N_PAGE_KINDS; kind++)
     for (uint16_t &x : all.arena[kind]) x = lk_f32_to_bf16(random_normal());
@@ -174,6 +210,11 @@ int main() {
   for (size_t d = 64; d <= 128; d += 64) {
     for (const size_t n_heads : {1, 3, 8})
       for (const size_t n_rows : {0, 1, 7, 300}) test_append(&dev, d, n_heads, n_rows);
+    for (const size_t group : {1, 4, 7})
+      for (const size_t n_rows : {1, 5, 64}) {
+        test_rope_append(&dev, d, 2, group, n_rows, false);
+        test_rope_append(&dev, d, 3, group, n_rows, true);
+      }
     for (int i = 0; i < 4; i++) test_pack(&dev, d);
     test_copy(&dev, d);
     for (const size_t n : {0, 1, 2, 8, 9, 23}) test_sums(&dev, d, 3, n);

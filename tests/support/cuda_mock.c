@@ -459,6 +459,15 @@ static void mock_append(lk_cuda_device *dev, const lk_cuda_view *view, const flo
   LAUNCH(dev, run_append, a);
 }
 
+/* k is not turned in place, but nothing may read it afterwards. */
+static void mock_rope_append(lk_cuda_device *dev, const lk_cuda_view *view, float *q,
+                             const float *k, const float *v, size_t n_rows, bool pairs,
+                             const float *cos_sin, const lk_slot *slots) {
+  mock_rope(dev, q, n_rows, view->n_heads, view->head_dim, pairs, cos_sin);
+  mock_rope(dev, (float *)k, n_rows, view->n_kv_heads, view->head_dim, pairs, cos_sin);
+  mock_append(dev, view, k, v, n_rows, slots);
+}
+
 static size_t index_of(const segment *s, size_t channel) {
   if (!s->channels) return channel;
   for (size_t i = 0; i < s->n_kept; i++)
@@ -565,21 +574,17 @@ static void run_attend(const void *args) {
                 j->groups[j->n_groups].lean_before == lean);
 }
 
-enum { SCRATCH_BYTES = 512 };
-
-static size_t mock_decode_scratch_bytes(uint32_t n_groups, uint32_t n_heads, uint32_t n_kv_heads,
-                                        uint32_t head_dim, uint32_t max_pages) {
-  (void)n_groups, (void)n_heads, (void)n_kv_heads, (void)head_dim, (void)max_pages;
-  return SCRATCH_BYTES;
-}
-
-static void run_check_zero(const void *args) {
+/* Scratch is there to its last byte. */
+static void run_touch(const void *args) {
   const copy_args *a = args;
-  for (size_t i = 0; i < a->n; i++) assert_int_equal(((const unsigned char *)a->from)[i], 0);
+  ((unsigned char *)a->to)[0] = ((unsigned char *)a->to)[a->n - 1] = 0xff;
 }
 
 static void mock_decode(lk_cuda_device *dev, const lk_cuda_decode *job) {
-  const copy_args scratch = {NULL, job->scratch, SCRATCH_BYTES};
+  const copy_args scratch = {job->scratch, NULL,
+                             lk_cuda_decode_scratch_bytes(job->n_groups, job->view.n_heads,
+                                                          job->view.n_kv_heads, job->view.head_dim,
+                                                          job->max_pages)};
   const attend_args a = {.view = job->view,
                          .groups = job->groups,
                          .n_groups = job->n_groups,
@@ -587,7 +592,7 @@ static void mock_decode(lk_cuda_device *dev, const lk_cuda_decode *job) {
                          .q = job->q,
                          .out = job->out,
                          .checks_sums = true};
-  LAUNCH(dev, run_check_zero, scratch);
+  LAUNCH(dev, run_touch, scratch);
   LAUNCH(dev, run_attend, a);
 }
 
@@ -633,9 +638,9 @@ const lk_cuda_api *lk_cuda_mock_api(void) {
                                   .linear_many = mock_linear,
                                   .reserve = mock_reserve,
                                   .append = mock_append,
+                                  .rope_append = mock_rope_append,
                                   .pack = mock_pack,
                                   .copy_pages = mock_copy_pages,
-                                  .decode_scratch_bytes = mock_decode_scratch_bytes,
                                   .decode = mock_decode,
                                   .attend_rows = mock_attend_rows};
   return &api;

@@ -15,7 +15,7 @@
 #include "cuda/ptx.cuh"
 #include "cuda/cuda_api.h"
 
-enum { NODE_CHUNKS = 8, NODE_PAGES = NODE_CHUNKS * LK_CUDA_CHUNK_PAGES, SPAN_NODES = 8 };
+enum { NODE_CHUNKS = 4, NODE_PAGES = NODE_CHUNKS * LK_CUDA_CHUNK_PAGES, SPAN_NODES = 8 };
 
 /* Pages of one sequence: lean ones are [middle, middle_end). */
 typedef struct lk_pages {
@@ -38,6 +38,13 @@ static __device__ __forceinline__ bool lk_chunk_in_middle(const lk_pages *p, uin
   const uint32_t first = chunk * LK_CUDA_CHUNK_PAGES;
   const uint32_t end = min(first + LK_CUDA_CHUNK_PAGES, p->n);
   return first >= p->middle && end <= p->middle_end;
+}
+/* True where a head without lean segments has nothing of the node; then *next is the first node
+ * behind it that is not wholly in the middle. */
+static __device__ __forceinline__ bool lk_node_in_middle(const lk_pages *p, uint32_t node,
+                                                         uint32_t *next) {
+  *next = p->middle_end / NODE_PAGES;
+  return node * NODE_PAGES >= p->middle && node < *next;
 }
 /* Bytes of a head's segment in a lean page: 0 where it keeps no channel. */
 static __device__ __forceinline__ uint32_t lk_lean_segment(uint32_t n_padded, uint32_t head_dim) {
@@ -129,11 +136,11 @@ static __device__ void lk_deal(const lk_cuda_decode *job, uint32_t block, uint32
 /* ---- partials ---- */
 
 /* One partial in scratch: o [G][D], m [8], l [8], then 1 where it is a whole node's. */
-enum { PARTIAL_M = 0, PARTIAL_L = 8, PARTIAL_WHOLE = 16, PARTIAL_TAIL = 32 };
+enum { PARTIAL_M = 0, PARTIAL_L = 8, PARTIAL_WHOLE = 16 };
 
 static __host__ __device__ __forceinline__ size_t lk_partial_floats(uint32_t group_size,
                                                                     uint32_t head_dim) {
-  return (size_t)group_size * head_dim + PARTIAL_TAIL;
+  return (size_t)group_size * head_dim + LK_CUDA_PARTIAL_TAIL;
 }
 static __host__ __device__ __forceinline__ uint32_t lk_max_chunks(uint32_t max_pages) {
   return (max_pages + LK_CUDA_CHUNK_PAGES - 1) / LK_CUDA_CHUNK_PAGES;

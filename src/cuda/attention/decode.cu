@@ -92,6 +92,11 @@ static __device__ __forceinline__ bool is_lean(const head_work *w, uint32_t page
   return page >= w->pages.middle && page < w->pages.middle_end;
 }
 
+/* Pages that the launches just before may still be writing. */
+static __device__ __forceinline__ bool is_new(const head_work *w, uint32_t page) {
+  return page + 1 == w->pages.n || page + 1 == w->pages.middle_end;
+}
+
 /* ---- producer ---- */
 
 /* Copies `rows` tokens of a segment of n channels of K into a slot, K then V. */
@@ -119,10 +124,11 @@ static __device__ __forceinline__ void fetch_segment(unsigned char *slot, const 
 #endif
 }
 
+/* waited: whether the launch before has ended; until then only settled pages are read. */
 template <int D>
 static __device__ void produce_head(const lk_cuda_decode *job, const head_work *w,
                                     decode_shared<D> *sh, unsigned char *ring, uint32_t n_slots,
-                                    ring_place *place) {
+                                    ring_place *place, bool *waited) {
   const uint32_t lane = threadIdx.x % 32;
   const lk_page_entry *table = job->tables + job->groups[w->group].table;
   const uint32_t end = min(w->chunk_end * LK_CUDA_CHUNK_PAGES, w->pages.n);
@@ -146,6 +152,10 @@ static __device__ void produce_head(const lk_cuda_decode *job, const head_work *
     const unsigned char *from =
         job->view.arena[kind] + (size_t)number * job->view.page_bytes[kind] +
         (lean ? (size_t)w->lean_offset : (size_t)w->head * lk_wide_segment(D));
+    if (!*waited && is_new(w, page)) {
+      lk_dependency_wait();
+      *waited = true;
+    }
     lk_barrier_wait(&sh->empty[place->slot], place->parity ^ 1);
     fetch_segment<D>(ring + (size_t)place->slot * lk_wide_segment(D), from, n,
                      min(w->n_tokens - page * LK_CUDA_P, (uint32_t)LK_CUDA_P),
@@ -411,6 +421,11 @@ static __device__ void consume_head(const lk_cuda_decode *job, const head_work *
   load_queries<D>(job, w, sh);
   consumers_meet();
   for (uint32_t node = w->chunk / NODE_CHUNKS; node * NODE_CHUNKS < w->chunk_end; node++) {
+    uint32_t next;
+    if (w->n_padded == 0 && lk_node_in_middle(&w->pages, node, &next)) {
+      node = next - 1;
+      continue;
+    }
     const uint32_t node_begin = node * NODE_CHUNKS,
                    node_end = min(node_begin + NODE_CHUNKS, n_chunks);
     const uint32_t begin = max(node_begin, w->chunk), end = min(node_end, w->chunk_end);
@@ -460,17 +475,21 @@ static __global__ void __launch_bounds__(N_THREADS, 2)
   lk_dependents_launch();
   lk_deal(&job, blockIdx.x, gridDim.x, &begin, &end);
   __syncthreads();
+  const bool producer = threadIdx.x >= N_CONSUMERS;
+  bool waited = !(producer && job.settled && has_work(&begin, &end));
+  if (waited) lk_dependency_wait();
   if (!has_work(&begin, &end)) return;
   const float scale = LOG2_E / sqrtf((float)D);
   ring_place place = {0, 0};
   uint32_t group = begin.group, head = begin.head;
   do {
     const head_work w = head_work_at(&job, group, head, &begin, &end);
-    if (threadIdx.x >= N_CONSUMERS)
-      produce_head<D>(&job, &w, sh, ring, n_slots, &place);
+    if (producer)
+      produce_head<D>(&job, &w, sh, ring, n_slots, &place, &waited);
     else
       consume_head<D>(&job, &w, scale, sh, ring, n_slots, &place);
   } while (next_head(&job.view, &end, &group, &head));
+  if (!waited) lk_dependency_wait(); /* the launch after this one counts on it */
 }
 
 /* ---- merge: one block a sequence and query head, or several with a part of its channels each ----
@@ -479,7 +498,7 @@ static __global__ void __launch_bounds__(N_THREADS, 2)
 enum {
   MAX_MERGE_THREADS = 512,
   MAX_MERGE_LANES = 64, /* nodes at a time */
-  MERGE_PARTS = 8       /* blocks of a query head where there are few heads in all */
+  MERGE_PARTS = 4       /* blocks of a query head where there are few heads in all */
 };
 
 /* A running fold, of two channels. */
@@ -509,6 +528,8 @@ static __device__ merge_sum merge_node(const lk_cuda_decode *job, uint32_t group
   const size_t tail = (size_t)group_size * job->view.head_dim;
   const size_t stride = lk_partial_floats(group_size, job->view.head_dim);
   const uint32_t begin = node * NODE_CHUNKS, end = min(begin + NODE_CHUNKS, lk_n_chunks(pages));
+  uint32_t next;
+  if (empty_head && lk_node_in_middle(pages, node, &next)) return merge_nothing();
   const float *base = lk_partial(job, group, head, begin);
   uint32_t first = NODE_CHUNKS; /* that has anything */
   bool whole = false;
@@ -549,7 +570,7 @@ static __global__ void __launch_bounds__(MAX_MERGE_THREADS)
   const bool empty_head = job.view.heads[head].n_padded == 0;
   const uint32_t n_nodes = (lk_n_chunks(&pages) + NODE_CHUNKS - 1) / NODE_CHUNKS;
   merge_sum total = merge_nothing(), span = merge_nothing();
-  lk_dependency_wait();
+  lk_dependency_pass();
   for (uint32_t base = 0; base < n_nodes; base += n_lanes) {
     const uint32_t n = min(n_nodes - base, n_lanes);
     if (lane < n) {
@@ -594,12 +615,6 @@ static __global__ void __launch_bounds__(MAX_MERGE_THREADS)
 
 /* ---- launching ---- */
 
-size_t lk_cuda_decode_scratch_bytes(uint32_t n_groups, uint32_t n_heads, uint32_t n_kv_heads,
-                                    uint32_t head_dim, uint32_t max_pages) {
-  return (size_t)n_groups * n_kv_heads * lk_max_chunks(max_pages) *
-         lk_partial_floats(n_heads / n_kv_heads, head_dim) * sizeof(float);
-}
-
 /* How many blocks a multiprocessor takes, and slots each: two blocks with at least two slots where
  * shared memory allows, else one. */
 template <int D> static void choose_ring(lk_cuda_device *dev, lk_cuda_ring *ring) {
@@ -641,22 +656,13 @@ template <int D>
 static void launch(lk_cuda_device *dev, lk_cuda_ring *ring, const lk_cuda_decode *job) {
   if (ring->n_slots == 0) choose_ring<D>(dev, ring);
   const unsigned n_blocks = (unsigned)(dev->n_sm * ring->n_blocks);
-  decode_kernel<D>
-      <<<n_blocks, N_THREADS, (size_t)ring->n_bytes, dev->stream>>>(*job, (uint32_t)ring->n_slots);
-  lk_cuda_launched(dev, "decode attention");
+  lk_cuda_launch(dev, "decode attention", decode_kernel<D>, n_blocks, N_THREADS,
+                 (size_t)ring->n_bytes, *job, (uint32_t)ring->n_slots);
   uint32_t n_parts, n_lanes;
   choose_merge(dev, job, &n_parts, &n_lanes);
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(job->view.n_heads * n_parts, job->n_groups);
-  config.blockDim = dim3(n_lanes * (D / 2 / n_parts));
-  config.stream = dev->stream;
-  config.attrs = &early;
-  config.numAttrs = dev->major >= 9 ? 1 : 0;
-  const cudaError_t code = cudaLaunchKernelEx(&config, merge_kernel<D>, *job, n_parts);
-  if (code != cudaSuccess) lk_cuda_keep(dev, code, "merge of attention");
+  lk_cuda_launch(dev, "merge of attention", merge_kernel<D>,
+                 dim3(job->view.n_heads * n_parts, job->n_groups), n_lanes * (D / 2 / n_parts), 0,
+                 *job, n_parts);
 }
 
 void lk_cuda_decode_attention(lk_cuda_device *dev, const lk_cuda_decode *job) {

@@ -1,6 +1,8 @@
 /* Tokens into pages, pages into pages. */
 #include "cuda/bf16.cuh"
 #include "cuda/ops.cuh"
+#include "cuda/ptx.cuh"
+#include "cuda/rotate.cuh"
 
 enum {
   THREADS = 256,
@@ -21,6 +23,7 @@ static __device__ __forceinline__ size_t wide_offset(uint32_t h, uint32_t head_d
 
 static __global__ void append_kernel(const __grid_constant__ lk_cuda_view view, const float *k,
                                      const float *v, size_t n_rows, const lk_slot *slots) {
+  lk_dependency_pass();
   const uint32_t d = view.head_dim, n_chunks = d / CHUNK;
   size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
   const uint32_t c = (uint32_t)(i % n_chunks), is_v = (uint32_t)(i / n_chunks % 2);
@@ -39,9 +42,80 @@ void lk_cuda_append(lk_cuda_device *dev, const lk_cuda_view *view, const float *
                     size_t n_rows, const lk_slot *slots) {
   const size_t n = n_rows * view->n_kv_heads * 2 * (view->head_dim / CHUNK);
   if (n == 0) return;
-  append_kernel<<<lk_cuda_blocks(n, THREADS), THREADS, 0, dev->stream>>>(*view, k, v, n_rows,
-                                                                         slots);
-  lk_cuda_launched(dev, "append");
+  lk_cuda_launch(dev, "append", append_kernel, lk_cuda_blocks(n, THREADS), THREADS, 0, *view, k, v,
+                 n_rows, slots);
+}
+
+/* ---- RoPE and append: a thread rotates two chunks of q or of k, or moves two of v ---- */
+
+/* 8 pairs of channels in the registers of two chunks: (a[i], b[i]), or neighbours in a, then b. */
+static __device__ __forceinline__ void rotate_chunks(float *a, float *b, bool pairs,
+                                                     const float *cosine, const float *sine) {
+#pragma unroll
+  for (uint32_t i = 0; i < CHUNK; i++) {
+    if (pairs) {
+      float *x = i < CHUNK / 2 ? a + 2 * i : b + 2 * i - CHUNK;
+      lk_rotate(x, x + 1, cosine[i], sine[i]);
+    } else {
+      lk_rotate(a + i, b + i, cosine[i], sine[i]);
+    }
+  }
+}
+
+static __device__ __forceinline__ void load_chunk(const float *from, float *x) {
+  ((float4 *)x)[0] = ((const float4 *)from)[0];
+  ((float4 *)x)[1] = ((const float4 *)from)[1];
+}
+static __device__ __forceinline__ void store_chunk(const float *x, float *to) {
+  ((float4 *)to)[0] = ((const float4 *)x)[0];
+  ((float4 *)to)[1] = ((const float4 *)x)[1];
+}
+
+static __global__ void rope_append_kernel(const __grid_constant__ lk_cuda_view view, float *q,
+                                          const float *k, const float *v, size_t n_rows, bool pairs,
+                                          const float *cos_sin, const lk_slot *slots) {
+  lk_dependency_pass();
+  const uint32_t d = view.head_dim, n_chunks = d / CHUNK, n_each = n_chunks / 2;
+  const uint32_t n_q = view.n_heads, n_kv = view.n_kv_heads;
+  size_t at = (size_t)blockIdx.x * THREADS + threadIdx.x;
+  const uint32_t c = (uint32_t)(at % n_each);
+  at /= n_each;
+  const uint32_t head = (uint32_t)(at % (n_q + 2 * n_kv));
+  const size_t row = at / (n_q + 2 * n_kv);
+  if (row >= n_rows) return;
+  const bool is_q = head < n_q, is_v = head >= n_q + n_kv;
+  const uint32_t h = is_q ? head : is_v ? head - n_q - n_kv : head - n_q;
+  const uint32_t first = pairs || is_v ? 2 * c : c;
+  const uint32_t second = pairs || is_v ? 2 * c + 1 : c + n_each;
+  const float *from = is_q ? q + (row * n_q + h) * d : (is_v ? v : k) + (row * n_kv + h) * d;
+  __align__(16) float a[CHUNK], b[CHUNK], cosine[CHUNK], sine[CHUNK];
+  load_chunk(from + first * CHUNK, a);
+  load_chunk(from + second * CHUNK, b);
+  if (!is_v) {
+    load_chunk(cos_sin + row * d + c * CHUNK, cosine);
+    load_chunk(cos_sin + row * d + d / 2 + c * CHUNK, sine);
+    rotate_chunks(a, b, pairs, cosine, sine);
+  }
+  if (is_q) {
+    store_chunk(a, q + (row * n_q + h) * d + first * CHUNK);
+    store_chunk(b, q + (row * n_q + h) * d + second * CHUNK);
+    return;
+  }
+  const lk_slot slot = slots[row];
+  uint4 *to = (uint4 *)(page_of(view, slot.page) + wide_offset(h, d)) +
+              ((is_v ? LK_CUDA_P : 0) + slot.key) * n_chunks;
+  to[lk_cuda_swizzle(slot.key, first, n_chunks)] = lk_cuda_chunk_bf16(a);
+  to[lk_cuda_swizzle(slot.key, second, n_chunks)] = lk_cuda_chunk_bf16(b);
+}
+
+void lk_cuda_rope_append(lk_cuda_device *dev, const lk_cuda_view *view, float *q, const float *k,
+                         const float *v, size_t n_rows, bool pairs, const float *cos_sin,
+                         const lk_slot *slots) {
+  const size_t n_heads = (size_t)view->n_heads + 2 * view->n_kv_heads;
+  const size_t n = n_rows * n_heads * (view->head_dim / CHUNK / 2);
+  if (n == 0) return;
+  lk_cuda_launch(dev, "rope_append", rope_append_kernel, lk_cuda_blocks(n, THREADS), THREADS, 0,
+                 *view, q, k, v, n_rows, pairs, cos_sin, slots);
 }
 
 /* ---- pack: a block moves one head's segment of one page ---- */
@@ -92,6 +166,7 @@ static __global__ void pack_kernel(const __grid_constant__ lk_cuda_view src,
                                    const lk_page_entry *to_pages) {
   __shared__ uint4 k_from[LK_CUDA_P * MAX_HEAD_DIM / CHUNK];
   __shared__ uint16_t at[MAX_HEAD_DIM];
+  lk_dependency_pass();
   const uint32_t h = blockIdx.y, d = dst.head_dim;
   const lk_page_entry from_page = from_pages[blockIdx.x], to_page = to_pages[blockIdx.x];
   const lk_cuda_head head = dst.heads[h];
@@ -115,8 +190,7 @@ void lk_cuda_pack(lk_cuda_device *dev, const lk_cuda_view *src, const lk_page_en
                   const lk_cuda_view *dst, const lk_page_entry *to, size_t n_pages) {
   if (n_pages == 0) return;
   const dim3 grid((unsigned)n_pages, dst->n_kv_heads);
-  pack_kernel<<<grid, THREADS, 0, dev->stream>>>(*src, from, *dst, to);
-  lk_cuda_launched(dev, "pack");
+  lk_cuda_launch(dev, "pack", pack_kernel, grid, THREADS, 0, *src, from, *dst, to);
 }
 
 /* ---- copy: blocks of 16 KB of a page ---- */

@@ -4,6 +4,8 @@
 
 #include "cuda/bf16.cuh"
 #include "cuda/ops.cuh"
+#include "cuda/ptx.cuh"
+#include "cuda/rotate.cuh"
 
 enum { THREADS = 256, WARP = 32, N_WARPS = THREADS / WARP };
 
@@ -13,6 +15,7 @@ static const uint32_t full_warp = 0xffffffffu;
 
 static __global__ void embed_kernel(const uint16_t *table, size_t n_cols, const int32_t *tokens,
                                     float *x) {
+  lk_dependency_pass();
   const size_t row = blockIdx.x;
   const uint16_t *from = table + (size_t)tokens[row] * n_cols;
   for (size_t c = threadIdx.x; c < n_cols; c += THREADS)
@@ -22,8 +25,8 @@ static __global__ void embed_kernel(const uint16_t *table, size_t n_cols, const 
 void lk_cuda_embed(lk_cuda_device *dev, const uint16_t *table, size_t n_cols, const int32_t *tokens,
                    size_t n_rows, float *x) {
   if (n_rows == 0) return;
-  embed_kernel<<<(unsigned)n_rows, THREADS, 0, dev->stream>>>(table, n_cols, tokens, x);
-  lk_cuda_launched(dev, "embed");
+  lk_cuda_launch(dev, "embed", embed_kernel, (unsigned)n_rows, THREADS, 0, table, n_cols, tokens,
+                 x);
 }
 
 /* ---- RMSNorm: a block takes a row, a thread every 256th group of 4 elements ---- */
@@ -68,6 +71,7 @@ static __device__ __forceinline__ float sum_of_squares(const float *x, size_t n)
 template <bool VECTOR>
 static __global__ void rms_norm_kernel(const float *x, size_t n, const float *w, float eps,
                                        float *y) {
+  lk_dependency_pass();
   x += blockIdx.x * n;
   y += blockIdx.x * n;
   const float sum = block_sum(sum_of_squares<VECTOR>(x, n));
@@ -88,17 +92,16 @@ static bool is_aligned(const void *p) { return (uintptr_t)p % sizeof(float4) == 
 void lk_cuda_rms_norm(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n, const float *w,
                       float eps, float *y) {
   if (n_rows == 0) return;
-  if (n % NORM_STEP == 0 && is_aligned(x) && is_aligned(w) && is_aligned(y))
-    rms_norm_kernel<true><<<(unsigned)n_rows, THREADS, 0, dev->stream>>>(x, n, w, eps, y);
-  else
-    rms_norm_kernel<false><<<(unsigned)n_rows, THREADS, 0, dev->stream>>>(x, n, w, eps, y);
-  lk_cuda_launched(dev, "rms_norm");
+  const bool vector = n % NORM_STEP == 0 && is_aligned(x) && is_aligned(w) && is_aligned(y);
+  lk_cuda_launch(dev, "rms_norm", vector ? rms_norm_kernel<true> : rms_norm_kernel<false>,
+                 (unsigned)n_rows, THREADS, 0, x, n, w, eps, y);
 }
 
 /* ---- RoPE: a thread takes a pair of channels ---- */
 
 static __global__ void rope_table_kernel(const double *inv_freq, float mscale, size_t half,
                                          const int64_t *pos, size_t n_rows, float *cos_sin) {
+  lk_dependency_pass();
   const size_t at = (size_t)blockIdx.x * THREADS + threadIdx.x;
   const size_t row = at / half, i = at % half;
   if (row >= n_rows) return;
@@ -112,13 +115,13 @@ void lk_cuda_rope_table(lk_cuda_device *dev, const double *inv_freq, float mscal
                         const int64_t *pos, size_t n_rows, float *cos_sin) {
   const size_t half = head_dim / 2, n = n_rows * half;
   if (n == 0) return;
-  rope_table_kernel<<<lk_cuda_blocks(n, THREADS), THREADS, 0, dev->stream>>>(inv_freq, mscale, half,
-                                                                             pos, n_rows, cos_sin);
-  lk_cuda_launched(dev, "rope_table");
+  lk_cuda_launch(dev, "rope_table", rope_table_kernel, lk_cuda_blocks(n, THREADS), THREADS, 0,
+                 inv_freq, mscale, half, pos, n_rows, cos_sin);
 }
 
 static __global__ void rope_kernel(float *x, size_t n_pairs, size_t n_heads, size_t half,
                                    bool pairs, const float *cos_sin) {
+  lk_dependency_pass();
   const size_t at = (size_t)blockIdx.x * THREADS + threadIdx.x;
   if (at >= n_pairs) return;
   const size_t i = at % half, head = at / half;
@@ -126,24 +129,22 @@ static __global__ void rope_kernel(float *x, size_t n_pairs, size_t n_heads, siz
   const float cosine = table[i], sine = table[half + i];
   float *first = x + head * 2 * half + (pairs ? 2 * i : i);
   float *second = first + (pairs ? 1 : half);
-  const float a = *first, b = *second;
-  *first = a * cosine - b * sine;
-  *second = a * sine + b * cosine;
+  lk_rotate(first, second, cosine, sine);
 }
 
 void lk_cuda_rope(lk_cuda_device *dev, float *x, size_t n_rows, size_t n_heads, size_t head_dim,
                   bool pairs, const float *cos_sin) {
   const size_t half = head_dim / 2, n = n_rows * n_heads * half;
   if (n == 0) return;
-  rope_kernel<<<lk_cuda_blocks(n, THREADS), THREADS, 0, dev->stream>>>(x, n, n_heads, half, pairs,
-                                                                       cos_sin);
-  lk_cuda_launched(dev, "rope");
+  lk_cuda_launch(dev, "rope", rope_kernel, lk_cuda_blocks(n, THREADS), THREADS, 0, x, n, n_heads,
+                 half, pairs, cos_sin);
 }
 
 /* ---- SwiGLU ---- */
 
 /* As the reference: the exponential is of -|gate|, which never overflows. */
 static __global__ void swiglu_kernel(const float *gate, const float *up, size_t n, float *out) {
+  lk_dependency_pass();
   const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
   if (i >= n) return;
   const float g = gate[i], e = expf(-fabsf(g));
@@ -152,8 +153,8 @@ static __global__ void swiglu_kernel(const float *gate, const float *up, size_t 
 
 void lk_cuda_swiglu(lk_cuda_device *dev, const float *gate, const float *up, size_t n, float *out) {
   if (n == 0) return;
-  swiglu_kernel<<<lk_cuda_blocks(n, THREADS), THREADS, 0, dev->stream>>>(gate, up, n, out);
-  lk_cuda_launched(dev, "swiglu");
+  lk_cuda_launch(dev, "swiglu", swiglu_kernel, lk_cuda_blocks(n, THREADS), THREADS, 0, gate, up, n,
+                 out);
 }
 
 /* ---- argmax: a block takes a row ---- */
@@ -183,6 +184,7 @@ static __device__ __forceinline__ candidate warp_best(candidate best) {
 static __global__ void __launch_bounds__(ARGMAX_THREADS)
     argmax_kernel(const float *x, uint32_t n, int32_t *index) {
   __shared__ candidate parts[ARGMAX_WARPS];
+  lk_dependency_pass();
   x += (size_t)blockIdx.x * n;
   candidate best = {-INFINITY, UINT32_MAX};
 #pragma unroll 8
@@ -200,8 +202,8 @@ static __global__ void __launch_bounds__(ARGMAX_THREADS)
 
 void lk_cuda_argmax(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n, int32_t *index) {
   if (n_rows == 0) return;
-  argmax_kernel<<<(unsigned)n_rows, ARGMAX_THREADS, 0, dev->stream>>>(x, (uint32_t)n, index);
-  lk_cuda_launched(dev, "argmax");
+  lk_cuda_launch(dev, "argmax", argmax_kernel, (unsigned)n_rows, ARGMAX_THREADS, 0, x, (uint32_t)n,
+                 index);
 }
 
 /* ---- made-up weights ---- */
