@@ -240,7 +240,8 @@ static void test_few_shape(lk_cuda_device *dev, size_t n_out, size_t n_in) {
 static void test_few(lk_cuda_device *dev) {
   for (size_t n_out : {1, 15, 16, 17, 896, 1536})
     for (size_t n_in : {16, 48, 576, 1536, 8960, 14336}) test_few_shape(dev, n_out, n_in);
-  test_few_shape(dev, 9000, 1040); /* blocks of 32 outputs for one row, a last line that is short */
+  test_few_shape(dev, 9000, 1040); /* two passes of a block, a last line that is short */
+  test_few_shape(dev, 40000, 72);  /* more passes than stages */
   printf("few: %zu checks so far\n", n_checks);
 }
 
@@ -296,6 +297,34 @@ static void test_few_beside_nan(lk_cuda_device *dev) {
     check(memcmp(y.data(), alone.data(), N_OUT * sizeof y[0]) == 0, "few: a row beside NaNs");
     product_free(&p, true);
   }
+}
+
+/* NaN that earlier weights have left in shared memory, beside and behind the ones there are. */
+static void test_few_after_nan(lk_cuda_device *dev) {
+  enum { N_OUT = 5000, N_IN = 1024 };
+  product nan = product_new(N_OUT, N_IN, 64, NULL);
+  must(cudaMemset(nan.w, 0xff, (size_t)N_OUT * N_IN * sizeof *nan.w), "memset");
+  for (size_t n_in : {24, 520, 1000}) {
+    product p = product_new(1003, n_in, 64, NULL);
+    for (size_t n_rows : {1, 16, 64}) {
+      lk_cuda_linear job = {};
+      job.parts[0] = part_of(&nan, false, false);
+      job.n_parts = 1;
+      job.n_in = N_IN;
+      job.x = nan.x;
+      job.n_rows = n_rows;
+      lk_cuda_linear_few(dev, &job);
+      job.parts[0] = part_of(&p, true, false);
+      job.n_in = (uint32_t)n_in;
+      job.x = p.x;
+      reset_y(&p, false);
+      lk_cuda_linear_few(dev, &job);
+      check_device(dev, "linear_few");
+      check_product(&p, n_rows, true, false, few_bound(n_in), "few, after NaN");
+    }
+    product_free(&p, true);
+  }
+  product_free(&nan, true);
 }
 
 /* ---- many rows ---- */
@@ -393,20 +422,71 @@ static void test_recorded(lk_cuda_device *dev) {
   printf("recorded: %zu checks so far\n", n_checks);
 }
 
+/* Products that need the one before, launched together and recorded: the bits of waiting after
+ * each. */
+static void test_few_chain(lk_cuda_device *dev) {
+  enum { N = 1088, LINKS = 16 };
+  for (size_t n_rows : {1, 7, 16, 24, 64}) {
+    product p = product_new(N, N, n_rows, NULL);
+    const size_t n = n_rows * N;
+    float *y[2] = {(float *)device_bytes(n * sizeof(float)),
+                   (float *)device_bytes(n * sizeof(float))};
+    std::vector<lk_cuda_linear> jobs(LINKS);
+    for (size_t i = 0; i < LINKS; i++) {
+      jobs[i] = lk_cuda_linear{};
+      jobs[i].parts[0] = part_of(&p, true, i > 1); /* i > 1: y is read, too, before it is written */
+      jobs[i].parts[0].y = y[i % 2];
+      jobs[i].n_parts = 1;
+      jobs[i].n_in = N;
+      jobs[i].x = i ? y[1 - i % 2] : p.x;
+      jobs[i].n_rows = n_rows;
+    }
+    std::vector<float> want(n), got(n);
+    for (const lk_cuda_linear &job : jobs) {
+      lk_cuda_linear_few(dev, &job);
+      check_device(dev, "link");
+    }
+    from_device(want.data(), y[(LINKS - 1) % 2], n * sizeof want[0]);
+    size_t n_finite = 0;
+    for (float v : want) n_finite += std::isfinite(v) && v != 0;
+    check(n_finite == n, "chain: %zu of %zu numbers", n_finite, n);
+    cudaGraphExec_t graph = record(dev, lk_cuda_linear_few, jobs.data(), LINKS);
+    for (int i = 0; i < 20; i++) {
+      if (i % 2)
+        must(cudaGraphLaunch(graph, dev->stream), "replay");
+      else
+        for (const lk_cuda_linear &job : jobs) lk_cuda_linear_few(dev, &job);
+      check_device(dev, "chain");
+      from_device(got.data(), y[(LINKS - 1) % 2], n * sizeof got[0]);
+      check(memcmp(got.data(), want.data(), n * sizeof got[0]) == 0,
+            "chain of %zu rows, %s: the bits of waiting after each", n_rows,
+            i % 2 ? "recorded" : "launched");
+    }
+    cudaGraphExecDestroy(graph);
+    cudaFree(y[0]);
+    cudaFree(y[1]);
+    product_free(&p, true);
+  }
+  printf("chains: %zu checks so far\n", n_checks);
+}
+
 /* Without room, nothing is launched and the failure is kept. */
 static void test_not_reserved(lk_cuda_device *dev) {
   lk_cuda_device bare = {};
   bare.stream = dev->stream;
   bare.n_sm = dev->n_sm;
-  product p = product_new(32, 64, 9, NULL);
+  const size_t n_rows = 64;
+  product p = product_new(32, 64, n_rows, NULL);
   lk_cuda_linear job = {};
   job.parts[0] = part_of(&p, false, false);
   job.n_parts = 1;
   job.n_in = 64;
   job.x = p.x;
-  job.n_rows = 9;
+  job.n_rows = n_rows;
+  int major = 0;
+  must(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "capability");
   lk_cuda_linear_few(&bare, &job);
-  check(bare.failure.code != LEANK_OK, "few of 9 rows needs reserve");
+  check(bare.failure.code != LEANK_OK || major < 9, "few of 64 rows, on Hopper, needs reserve");
   bare.failure = leank_error{};
   lk_cuda_linear_many(&bare, &job);
   check(bare.failure.code != LEANK_OK, "many needs reserve");
@@ -414,11 +494,11 @@ static void test_not_reserved(lk_cuda_device *dev) {
   check(lk_cuda_reserve(&bare, (size_t)1 << 30, (size_t)1 << 20, &err) == LEANK_E_MEMORY &&
             err.code == LEANK_E_MEMORY,
         "reserve of 2^51 bytes fails");
-  check(lk_cuda_reserve(&bare, 9, 64, &err) == LEANK_OK, "reserve works after that");
+  check(lk_cuda_reserve(&bare, n_rows, 64, &err) == LEANK_OK, "reserve works after that");
   bare.failure = leank_error{};
   lk_cuda_linear_few(&bare, &job);
   check_device(&bare, "linear_few");
-  check_product(&p, 9, false, false, few_bound(64), "few, reserved");
+  check_product(&p, n_rows, false, false, few_bound(64), "few, reserved");
   lk_cuda_linear_close(&bare);
   product_free(&p, true);
 }
@@ -478,9 +558,119 @@ static double time_product(lk_cuda_device *dev, linear_fn run, const uint16_t *w
   return us;
 }
 
+/* Reads what others time products by. */
+static __global__ void read_kernel(const uint4 *from, size_t n, uint32_t *sink) {
+  enum { AT_ONCE = 8 };
+  const size_t step = (size_t)gridDim.x * blockDim.x;
+  uint32_t all = 0;
+  for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += AT_ONCE * step) {
+    uint4 v[AT_ONCE];
+#pragma unroll
+    for (int j = 0; j < AT_ONCE; j++)
+      v[j] = i + j * step < n ? __ldcs(from + i + j * step) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+    for (int j = 0; j < AT_ONCE; j++) all ^= v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
+  }
+  if (all == 0x9e3779b9u) *sink = all;
+}
+
+/* What products of copies of w are held against: bytes a microsecond that the device reads. */
+static double read_speed(lk_cuda_device *dev) {
+  const size_t n_bytes = (size_t)2 << 30;
+  uint4 *from = (uint4 *)device_bytes(n_bytes);
+  uint32_t *sink = (uint32_t *)device_bytes(sizeof *sink);
+  fill_kernel<<<lk_cuda_blocks(n_bytes / 2, 256), 256>>>((uint16_t *)from, n_bytes / 2);
+  must(cudaDeviceSynchronize(), "fill");
+  double best = 0;
+  for (int blocks_per_sm : {4, 8}) {
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    must(cudaStreamBeginCapture(dev->stream, cudaStreamCaptureModeThreadLocal), "begin capture");
+    read_kernel<<<dev->n_sm * blocks_per_sm, 256, 0, dev->stream>>>(from, n_bytes / sizeof *from,
+                                                                    sink);
+    must(cudaStreamEndCapture(dev->stream, &graph), "end capture");
+    must(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
+    cudaGraphDestroy(graph);
+    best = std::max(best, (double)n_bytes / (1e3 * time_graph(dev, executable)));
+    cudaGraphExecDestroy(executable);
+  }
+  cudaFree(from);
+  cudaFree(sink);
+  return best;
+}
+
+/* A model's layer. */
+typedef struct layer_shape {
+  const char *name;
+  size_t hidden, kv, ffn; /* the queries' width is hidden */
+} layer_shape;
+
+static const layer_shape layer_shapes[] = {
+    {"Qwen2.5-1.5B", 1536, 256, 8960},
+    {"Qwen2.5-7B", 3584, 512, 18944},
+    {"Llama-3.1-8B", 4096, 1024, 14336},
+};
+enum { MOST_IN = 18944 }; /* of them */
+
+/* What a layer multiplies: q, k, v; o; gate, up; down, with the rows' widths between them. */
+static void layer_jobs(const layer_shape *m, const uint16_t *w, float *x, size_t n_rows,
+                       lk_cuda_linear jobs[4]) {
+  const size_t widths[4] = {m->hidden, m->hidden, m->hidden, m->ffn};
+  const size_t n_outs[4][3] = {
+      {m->hidden, m->kv, m->kv}, {m->hidden, 0, 0}, {m->ffn, m->ffn, 0}, {m->hidden, 0, 0}};
+  float *y = x + n_rows * m->ffn; /* x: as the widest needs */
+  for (size_t i = 0; i < 4; i++) {
+    jobs[i] = lk_cuda_linear{};
+    jobs[i].x = x;
+    jobs[i].n_in = (uint32_t)widths[i];
+    jobs[i].n_rows = n_rows;
+    float *to = y;
+    for (size_t p = 0; p < 3 && n_outs[i][p]; p++) {
+      lk_cuda_part *part = &jobs[i].parts[jobs[i].n_parts++];
+      part->w = w;
+      part->y = to;
+      part->n_out = (uint32_t)n_outs[i][p];
+      w += n_outs[i][p] * widths[i];
+      to += n_rows * n_outs[i][p];
+    }
+  }
+}
+
+/* Layer after layer, as a step has them, but for what is between the products. */
+static void bench_layers(lk_cuda_device *dev, double speed) {
+  for (const layer_shape &m : layer_shapes) {
+    const size_t n_weights = m.hidden * (2 * m.hidden + 2 * m.kv + 3 * m.ffn);
+    const size_t n_layers = ((size_t)2 << 30) / (2 * n_weights) + 1;
+    uint16_t *w = (uint16_t *)device_bytes(2 * n_layers * n_weights);
+    fill_kernel<<<lk_cuda_blocks(n_layers * n_weights, 256), 256>>>(w, n_layers * n_weights);
+    must(cudaDeviceSynchronize(), "fill");
+    for (size_t n_rows : {1, 4, 8, 16, 64}) {
+      const size_t n_floats = 3 * n_rows * m.ffn;
+      float *x = (float *)device_bytes(n_floats * sizeof *x);
+      must(cudaMemset(x, 0x3c, n_floats * sizeof *x), "memset");
+      std::vector<lk_cuda_linear> jobs(4 * n_layers);
+      for (size_t i = 0; i < n_layers; i++)
+        layer_jobs(&m, w + i * n_weights, x, n_rows, &jobs[4 * i]);
+      cudaGraphExec_t graph = record(dev, lk_cuda_linear_few, jobs.data(), jobs.size());
+      const double us = 1e3 * time_graph(dev, graph) / (double)n_layers;
+      check_device(dev, "bench");
+      const double rate = 2 * (double)n_weights / us;
+      printf("layer of %-13s %3zu rows: %8.2f us, %7.1f GB/s, %5.1f %% of reading\n", m.name,
+             n_rows, us, rate * 1e-3, 100 * rate / speed);
+      cudaGraphExecDestroy(graph);
+      cudaFree(x);
+    }
+    cudaFree(w);
+  }
+}
+
 static void bench(lk_cuda_device *dev) {
-  static const size_t shapes[][2] = {{896, 896},    {1536, 1536},  {4096, 4096},
-                                     {14336, 4096}, {4096, 14336}, {151936, 1536}};
+  static const size_t shapes[][2] = {{256, 1536},   {1536, 1536},  {2048, 1536},   {8960, 1536},
+                                     {17920, 1536}, {1536, 8960},  {3584, 3584},   {18944, 3584},
+                                     {3584, 18944}, {4096, 4096},  {6144, 4096},   {14336, 4096},
+                                     {28672, 4096}, {4096, 14336}, {151936, 1536}, {128256, 4096}};
+  const double speed = read_speed(dev);
+  printf("reading: %.1f GB/s\n", speed * 1e-3);
   for (const auto &shape : shapes) {
     const size_t n_out = shape[0], n_in = shape[1], n_bytes = n_out * n_in * sizeof(uint16_t);
     const size_t n_copies = ((size_t)400 << 20) / n_bytes + 1;
@@ -488,13 +678,14 @@ static void bench(lk_cuda_device *dev) {
     const size_t n = n_copies * n_bytes / sizeof *w;
     fill_kernel<<<lk_cuda_blocks(n, 256), 256>>>(w, n);
     must(cudaDeviceSynchronize(), "fill");
-    for (size_t n_rows : {1, 2, 4, 8, 16, 32, 64}) {
+    for (size_t n_rows : {1, 4, 8, 16, 32, 64}) {
       const double us = time_product(dev, lk_cuda_linear_few, w, n_copies, n_out, n_in, n_rows);
-      printf("few  %6zu x %5zu, %4zu rows: %8.2f us, %7.1f GB/s\n", n_out, n_in, n_rows, us,
-             (double)n_bytes / us * 1e-3);
+      printf("few  %6zu x %5zu, %4zu rows: %8.2f us, %7.1f GB/s, %5.1f %% of reading\n", n_out,
+             n_in, n_rows, us, (double)n_bytes / us * 1e-3, 100 * (double)n_bytes / us / speed);
     }
-    for (size_t n_rows : {16, 32, 64, 2048}) {
+    for (size_t n_rows : {16, 64, 2048}) {
       const size_t n_timed = n_rows > 64 ? std::min<size_t>(n_copies, 8) : n_copies;
+      if (n_rows > 64 && n_out > 100000) continue;
       const double us = time_product(dev, lk_cuda_linear_many, w, n_timed, n_out, n_in, n_rows);
       printf("many %6zu x %5zu, %4zu rows: %8.2f us, %7.1f GB/s, %6.1f TFLOP/s\n", n_out, n_in,
              n_rows, us, (double)n_bytes / us * 1e-3,
@@ -502,13 +693,14 @@ static void bench(lk_cuda_device *dev) {
     }
     cudaFree(w);
   }
+  bench_layers(dev, speed);
 }
 
 int main(int argc, char **argv) {
   lk_cuda_device dev = open_device();
   const bool timed = argc > 1 && strcmp(argv[1], "--bench") == 0;
   leank_error err = {};
-  if (lk_cuda_reserve(&dev, timed ? 2048 : 333, 14336, &err) != LEANK_OK) {
+  if (lk_cuda_reserve(&dev, timed ? 2048 : 333, MOST_IN, &err) != LEANK_OK) {
     printf("%s\n", err.message);
     return 1;
   }
@@ -519,9 +711,11 @@ int main(int argc, char **argv) {
     test_few(&dev);
     test_few_parts(&dev);
     test_few_beside_nan(&dev);
+    test_few_after_nan(&dev);
     test_many(&dev);
     test_many_shapes(&dev);
     test_recorded(&dev);
+    test_few_chain(&dev);
     test_not_reserved(&dev);
   }
   lk_cuda_linear_close(&dev);
