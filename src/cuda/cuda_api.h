@@ -191,11 +191,12 @@ typedef struct lk_cuda_api {
   /* Weights of lk_dtype `type` (n elements, whole blocks) in device memory, to bf16 (nearest even).
    */
   void (*widen)(lk_cuda_device *dev, int type, const void *from, size_t n, uint16_t *to);
-  /* Few rows: own kernels; a row's bits do not depend on the other rows. */
+  /* Few rows: own kernels; a row's bits do not depend on the other rows. Weights are read while
+   * earlier launches still run: what writes them has been waited for. */
   void (*linear_few)(lk_cuda_device *dev, const lk_cuda_linear *job);
   /* Many: library GEMM, activations rounded to bf16, fp32 sums. */
   void (*linear_many)(lk_cuda_device *dev, const lk_cuda_linear *job);
-  /* Room for products of n_rows x n_cols inputs: linear_many, and linear_few of more than 8 rows,
+  /* Room for products of n_rows x n_cols inputs: linear_many, and linear_few of more than 16 rows,
    * need it. Called outside of recording; where room grows, recorded products are not valid any
    * more. */
   leank_status (*reserve)(lk_cuda_device *dev, size_t n_rows, size_t n_cols, leank_error *err);

@@ -599,6 +599,12 @@ static double read_speed(lk_cuda_device *dev) {
   return best;
 }
 
+/* A product of n_rows, with its share of what reading the weights alone would reach. */
+static void print_time(size_t n_rows, size_t n_bytes, double speed, double us) {
+  printf(" | %zu: %.2f us %.0f GB/s %.1f %%", n_rows, us, (double)n_bytes / us * 1e-3,
+         100 * (double)n_bytes / us / speed);
+}
+
 /* A model's layer. */
 typedef struct layer_shape {
   const char *name;
@@ -644,6 +650,7 @@ static void bench_layers(lk_cuda_device *dev, double speed) {
     uint16_t *w = (uint16_t *)device_bytes(2 * n_layers * n_weights);
     fill_kernel<<<lk_cuda_blocks(n_layers * n_weights, 256), 256>>>(w, n_layers * n_weights);
     must(cudaDeviceSynchronize(), "fill");
+    printf("layer of %s:", m.name);
     for (size_t n_rows : {1, 4, 8, 16, 64}) {
       const size_t n_floats = 3 * n_rows * m.ffn;
       float *x = (float *)device_bytes(n_floats * sizeof *x);
@@ -654,12 +661,11 @@ static void bench_layers(lk_cuda_device *dev, double speed) {
       cudaGraphExec_t graph = record(dev, lk_cuda_linear_few, jobs.data(), jobs.size());
       const double us = 1e3 * time_graph(dev, graph) / (double)n_layers;
       check_device(dev, "bench");
-      const double rate = 2 * (double)n_weights / us;
-      printf("layer of %-13s %3zu rows: %8.2f us, %7.1f GB/s, %5.1f %% of reading\n", m.name,
-             n_rows, us, rate * 1e-3, 100 * rate / speed);
+      print_time(n_rows, 2 * n_weights, speed, us);
       cudaGraphExecDestroy(graph);
       cudaFree(x);
     }
+    printf("\n");
     cudaFree(w);
   }
 }
@@ -678,19 +684,21 @@ static void bench(lk_cuda_device *dev) {
     const size_t n = n_copies * n_bytes / sizeof *w;
     fill_kernel<<<lk_cuda_blocks(n, 256), 256>>>(w, n);
     must(cudaDeviceSynchronize(), "fill");
-    for (size_t n_rows : {1, 4, 8, 16, 32, 64}) {
-      const double us = time_product(dev, lk_cuda_linear_few, w, n_copies, n_out, n_in, n_rows);
-      printf("few  %6zu x %5zu, %4zu rows: %8.2f us, %7.1f GB/s, %5.1f %% of reading\n", n_out,
-             n_in, n_rows, us, (double)n_bytes / us * 1e-3, 100 * (double)n_bytes / us / speed);
-    }
-    for (size_t n_rows : {16, 64, 2048}) {
-      const size_t n_timed = n_rows > 64 ? std::min<size_t>(n_copies, 8) : n_copies;
-      if (n_rows > 64 && n_out > 100000) continue;
+    printf("few  %6zu x %5zu:", n_out, n_in);
+    for (size_t n_rows : {1, 4, 8, 16, 32, 64})
+      print_time(n_rows, n_bytes, speed,
+                 time_product(dev, lk_cuda_linear_few, w, n_copies, n_out, n_in, n_rows));
+    printf("\nmany %6zu x %5zu:", n_out, n_in);
+    for (size_t n_rows : {16, 64})
+      print_time(n_rows, n_bytes, speed,
+                 time_product(dev, lk_cuda_linear_many, w, n_copies, n_out, n_in, n_rows));
+    if (n_out < 100000) {
+      const size_t n_timed = std::min<size_t>(n_copies, 8), n_rows = 2048;
       const double us = time_product(dev, lk_cuda_linear_many, w, n_timed, n_out, n_in, n_rows);
-      printf("many %6zu x %5zu, %4zu rows: %8.2f us, %7.1f GB/s, %6.1f TFLOP/s\n", n_out, n_in,
-             n_rows, us, (double)n_bytes / us * 1e-3,
+      printf(" | %zu: %.1f us %.1f TFLOP/s", n_rows, us,
              2e-6 * (double)n_out * (double)n_in * (double)n_rows / us);
     }
+    printf("\n");
     cudaFree(w);
   }
   bench_layers(dev, speed);

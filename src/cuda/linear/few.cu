@@ -14,8 +14,9 @@
  * the bits of an output depend on; how slices are dealt to warps and blocks is free:
  *
  * ring  a block a multiprocessor, which has a run of the outputs, 16 a tile, and goes through k
- *       once for all of them (or for as many as fit its registers), so that it reads x once. A warp
- *       a slice; another one fetches, a stage (a tile's 1 KB of each output) at a time.
+ *       once for as many tiles as its registers have sums for: x, which may be more bytes than the
+ *       weights of a tile, is read once for all of them, past shared memory, and split on the way.
+ *       A warp a slice; two more fetch, a stage (a tile's 1 KB of each output) at a time.
  * wide  a block of 4 x 2 warps makes 128 outputs of two slices, a cluster of 4 blocks all slices,
  *       for more rows, of which x is 4 bytes an element: read once by 128 outputs it is as many
  *       bytes as weights are. The 4 warps that need the same x find it in L1. It is split by a
@@ -82,14 +83,15 @@ static __device__ __forceinline__ void split_8(float4 a, float4 b, uint4 *hi, ui
   split_2(b.z, b.w, &hi->w, &lo->w);
 }
 
-/* The lane's 8 elements of x, zeros outside of it. From L2: L1 may remember what lay there. */
+/* The lane's 8 elements of x, zeros outside of it. L1 keeps the sectors from one half of them to
+ * the other. */
 static __device__ __forceinline__ void load_x(const few_job &job, uint32_t row, uint32_t k,
                                               float4 *a, float4 *b) {
   *a = *b = make_float4(0, 0, 0, 0);
   if (row >= job.n_rows || k >= job.n_in) return;
   const float4 *x = (const float4 *)(job.x + row * (size_t)job.n_in + k);
-  *a = __ldcg(x);
-  *b = __ldcg(x + 1);
+  *a = x[0];
+  *b = x[1];
 }
 
 /* A thread a lane of a slab of a tile. */
@@ -129,7 +131,7 @@ static __device__ __forceinline__ void put(const few_job &job, const few_part &p
   if (out >= part.n_out || row >= job.n_rows) return;
   float *y = part.y + row * (size_t)part.n_out + out;
   if (part.bias) s += part.bias[out];
-  *y = part.add ? __ldcg(y) + s : s;
+  *y = part.add ? *y + s : s;
 }
 
 /* What lane 4 g + t holds of a tile: outputs g and g + 8 of rows 2t and 2t + 1. */
@@ -587,8 +589,11 @@ static void launch_ring(lk_cuda_device *dev, few_job *job, const few_shape *shap
   const size_t fixed = shape->sums_bytes + sizeof(ring_barriers);
   job->n_stages = n_stages(dev, is_hopper() ? shape->blocks_per_sm : 1, fixed);
   const size_t n_bytes = fixed + job->n_stages * (size_t)STAGE;
-  const cudaError_t code = cudaFuncSetAttribute(
+  cudaError_t code = cudaFuncSetAttribute(
       shape->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
+  if (code == cudaSuccess) /* the next launch's blocks need theirs beside */
+    code = cudaFuncSetAttribute(shape->kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                cudaSharedmemCarveoutMaxShared);
   if (code != cudaSuccess) {
     lk_cuda_keep(dev, code, "linear_few (shared memory)");
     return;
