@@ -125,22 +125,41 @@ static __device__ __forceinline__ void multiply(float *c, const uint4 &top, cons
   lk_mma(c, second, lo.z, lo.w);
 }
 
-/* The sum s of output `out` and row `row` goes where it belongs. */
-static __device__ __forceinline__ void put(const few_job &job, const few_part &part, uint32_t out,
-                                           uint32_t row, float s) {
-  if (out >= part.n_out || row >= job.n_rows) return;
-  float *y = part.y + row * (size_t)part.n_out + out;
-  if (part.bias) s += part.bias[out];
-  *y = part.add ? *y + s : s;
+/* What is added to the sums of a lane: 4 g + t has outputs g and g + 8 of rows 2t and 2t + 1. */
+typedef struct few_addends {
+  float bias[2], y[4];
+} few_addends;
+
+static __device__ __forceinline__ bool is_there(const few_job &job, const few_part &part,
+                                                uint32_t out, uint32_t row) {
+  return out < part.n_out && row < job.n_rows;
 }
 
-/* What lane 4 g + t holds of a tile: outputs g and g + 8 of rows 2t and 2t + 1. */
-static __device__ __forceinline__ void put_4(const few_job &job, const few_part &part, uint32_t out,
-                                             uint32_t row, const float4 &s) {
-  put(job, part, out, row, s.x);
-  put(job, part, out, row + 1, s.y);
-  put(job, part, out + 8, row, s.z);
-  put(job, part, out + 8, row + 1, s.w);
+/* All at once, and before the sums: each is a way to memory. out, row: the lane's first
+ * ones. */
+static __device__ __forceinline__ few_addends addends_of(const few_job &job, const few_part &part,
+                                                         uint32_t out, uint32_t row) {
+  few_addends a = {};
+#pragma unroll
+  for (uint32_t i = 0; i < 4; i++) {
+    const uint32_t o = out + i / 2 * 8, r = row + i % 2;
+    if (!is_there(job, part, o, r)) continue;
+    if (part.bias && i % 2 == 0) a.bias[i / 2] = part.bias[o];
+    if (part.add) a.y[i] = part.y[r * (size_t)part.n_out + o];
+  }
+  return a;
+}
+
+static __device__ __forceinline__ void put(const few_job &job, const few_part &part, uint32_t out,
+                                           uint32_t row, const float4 &sums, const few_addends &a) {
+  const float from[4] = {sums.x, sums.y, sums.z, sums.w};
+#pragma unroll
+  for (uint32_t i = 0; i < 4; i++) {
+    const uint32_t o = out + i / 2 * 8, r = row + i % 2;
+    if (!is_there(job, part, o, r)) continue;
+    const float s = part.bias ? from[i] + a.bias[i / 2] : from[i];
+    part.y[r * (size_t)part.n_out + o] = part.add ? a.y[i] + s : s;
+  }
 }
 
 /* ---- ring ---- */
@@ -307,6 +326,7 @@ template <int NT, int MT>
 static __device__ __forceinline__ void put_tiles(const few_job &job, const ring_pass &pass,
                                                  float4 *shared, const float (*c)[NT][4]) {
   enum { M = NT < SUM_TILES ? SUM_TILES / NT : 1, N_SUMS = 32 * NT * M };
+  static_assert((int)N_SUMS <= (int)N_THREADS, "a thread a float4");
   const uint32_t lane = threadIdx.x % 32, slice = threadIdx.x / 32;
 #pragma unroll
   for (int m = 0; m < MT; m += M) {
@@ -319,18 +339,20 @@ static __device__ __forceinline__ void put_tiles(const few_job &job, const ring_
         shared[slice * N_SUMS + (j * NT + n) * 32 + lane] =
             make_float4(c[m + j][n][0], c[m + j][n][1], c[m + j][n][2], c[m + j][n][3]);
     multipliers_meet();
-    for (uint32_t i = threadIdx.x; i < N_SUMS; i += N_THREADS) {
-      const uint32_t j = i / (32 * NT);
-      if (m + j >= pass.n) break;
+    const uint32_t j = threadIdx.x / (32 * NT);
+    if (threadIdx.x < N_SUMS && m + j < pass.n) {
+      uint32_t out;
+      const few_part &part = part_at(job, pass.first + m + j, &out);
+      const uint32_t row = 8 * (slice % NT) + 2 * (lane % 4);
+      out += lane / 4;
+      const few_addends addends = addends_of(job, part, out, row);
       float4 s = make_float4(0, 0, 0, 0);
 #pragma unroll
       for (uint32_t from = 0; from < N_SLICES; from++) {
-        const float4 v = shared[from * N_SUMS + i];
+        const float4 v = shared[from * N_SUMS + threadIdx.x];
         s.x += v.x, s.y += v.y, s.z += v.z, s.w += v.w;
       }
-      uint32_t out;
-      const few_part &part = part_at(job, pass.first + m + j, &out);
-      put_4(job, part, out + lane / 4, 8 * (i / 32 % NT) + 2 * (lane % 4), s);
+      put(job, part, out, row, s, addends);
     }
   }
 }
@@ -466,6 +488,8 @@ static __device__ __forceinline__ void put_sums(const few_job &job, const few_pa
                                                 const float4 *shared) {
   const uint32_t n_k = N_WARPS / WIDE_BLOCKS;
   for (uint32_t i = threadIdx.x; i < 32 * NT; i += N_THREADS) {
+    const uint32_t lane = i % 32, out = first + lane / 4, row = 8 * (i / 32) + 2 * (lane % 4);
+    const few_addends addends = addends_of(job, part, out, row);
     float4 s = make_float4(0, 0, 0, 0);
 #pragma unroll
     for (uint32_t slice = 0; slice < N_SLICES; slice++) {
@@ -473,8 +497,7 @@ static __device__ __forceinline__ void put_sums(const few_job &job, const few_pa
       const float4 v = lk_cluster_load(at, slice / n_k);
       s.x += v.x, s.y += v.y, s.z += v.z, s.w += v.w;
     }
-    const uint32_t lane = i % 32;
-    put_4(job, part, first + lane / 4, 8 * (i / 32) + 2 * (lane % 4), s);
+    put(job, part, out, row, s, addends);
   }
 }
 
