@@ -24,8 +24,8 @@ typedef enum leank_kv_type {
                         tokens, V with one per token. Heads of up to 512 channels */
 } leank_kv_type;
 
-/* What computes. A CUDA device wants a bf16 cache, heads of 64 or 128 channels, up to 8 query heads
- * a kv head, policy drop and no mean compensation: else LEANK_E_UNSUPPORTED. See leank/device.h. */
+/* What computes. A CUDA device wants a bf16 cache, heads of 64 or 128 channels and up to 8 query
+ * heads a kv head: else LEANK_E_UNSUPPORTED. See leank/device.h. */
 typedef enum leank_device { LEANK_DEVICE_CPU = 0, LEANK_DEVICE_CUDA = 1 } leank_device;
 
 /* Caps the instruction set of the CPU kernels. Each level includes those before it of its

@@ -42,9 +42,10 @@ static size_t cuda_product_bytes(const lk_backend_options *o, size_t n_rows, siz
 }
 
 static size_t cuda_scratch_bytes(const lk_backend_options *o) {
+  const size_t mean_logits = o->shape.n_heads * sizeof(float);
   return lk_cuda_decode_scratch_bytes(o->max_few_rows, o->shape.n_heads, o->shape.n_kv_heads,
                                       o->shape.head_dim, o->max_pages) +
-         o->max_few_rows * o->max_pages * sizeof(lk_page_entry);
+         o->max_few_rows * (o->max_pages * sizeof(lk_page_entry) + mean_logits);
 }
 
 static leank_status cuda_check(const lk_backend_options *o, leank_error *err) {
@@ -58,8 +59,6 @@ static leank_status cuda_check(const lk_backend_options *o, leank_error *err) {
   LK_FAIL_IF(s->n_heads / s->n_kv_heads > LK_CUDA_MAX_GROUP, err, LEANK_E_UNSUPPORTED, -1,
              "CUDA: %zu query heads a kv head: at most %d are possible; the CPU can do more",
              s->n_heads / s->n_kv_heads, LK_CUDA_MAX_GROUP);
-  LK_FAIL_IF(s->mean_for_empty || s->mean_for_pruned, err, LEANK_E_UNSUPPORTED, -1,
-             "CUDA: policy mean and mean compensation are not possible; the CPU can do them");
 cleanup:
   return status;
 }

@@ -46,8 +46,8 @@ typedef struct lk_attend_group {
   const lk_page_entry *table; /* [last position / P + 1] */
   size_t middle_begin, n_middle; /* the first token of the table's lean pages, and how many; of no
                                     meaning, and 0, where there are none */
-  const float *mean; /* [Hk][2][D] sums of keys and of values over those tokens, at the view's
-                        mean_offset; or NULL */
+  float *mean; /* [Hk][2][D] sums of keys and of values over those tokens, at the view's
+                  mean_offset; or NULL */
 } lk_attend_group;
 
 /* What the rows of a step or of a chunk are. Host memory; arrays that no op asks for may be NULL.
@@ -59,7 +59,7 @@ typedef struct lk_rows {
   const lk_slot *slots;      /* [N] */
   const lk_attend_group *groups;
   size_t n_groups;
-  const lk_page_entry *pack_from, *pack_to; /* [n_packed], as of pack */
+  const lk_page_entry *pack_from, *pack_to; /* [n_packed], as of pack; page i is of group i */
   size_t n_packed;
 } lk_rows;
 
@@ -192,6 +192,10 @@ typedef struct lk_backend_ops {
   /* sums[i + 1][Hk][2][D] = sums[i] + the sums over page i (wide or stage), i < n_pages. */
   void (*sum_pages)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
                     const lk_page_entry *pages, size_t n_pages, float *sums);
+  /* The mean of group i, at the view's mean_offset, += the sums over the rows' page pack_from[i],
+   * i < n_packed; to the bits of sum_pages. One of kind LK_N_PAGE_KINDS is passed over. */
+  void (*sum_rows)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                   const lk_rows *rows);
   /* out[N][Hq][D] = attention of q[N][Hq][D] (not scaled) over the pages of groups first .. first +
    * n - 1 of the rows. few: each group is one row; partials per fixed chunk of pages, merged in
    * order; at most as many rows as the backend was opened for. */

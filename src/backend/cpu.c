@@ -428,6 +428,7 @@ static const lk_backend_ops cpu_ops = {
     .pack_rows = lk_cpu_pack_rows,
     .copy_pages = lk_cpu_copy_pages,
     .sum_pages = lk_cpu_sum_pages,
+    .sum_rows = lk_cpu_sum_rows,
     .attend = lk_cpu_attend,
     .attend_weighted = lk_cpu_attend_weighted,
     .attend_weighted_backward = lk_cpu_attend_weighted_backward,

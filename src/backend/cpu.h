@@ -94,6 +94,8 @@ void lk_cpu_copy_pages(lk_backend *be, const lk_layer_view *src, const lk_page_e
                        const lk_layer_view *dst, const lk_page_entry *to, size_t n_pages);
 void lk_cpu_sum_pages(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
                       const lk_page_entry *pages, size_t n_pages, float *sums);
+void lk_cpu_sum_rows(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                     const lk_rows *rows);
 /* head_stats of memory that the processor reads; team NULL: the calling thread alone. */
 void lk_head_stats(lk_team *team, const float *x, size_t n_rows, size_t n_kv_heads, size_t n_per,
                    size_t head_dim, leank_channel_order order, double *sum_abs, double *sum_sq);

@@ -11,6 +11,7 @@ typedef struct page_job {
   const lk_page_entry *from, *to;
   const float *k, *v;
   const lk_slot *slots;
+  const lk_attend_group *groups;
   size_t n_rows, n_pages;
   float *sums;
 } page_job;
@@ -143,6 +144,30 @@ void lk_cpu_sum_pages(lk_backend *be, const lk_attn_shape *shape, const lk_layer
                   .n_pages = n_pages,
                   .sums = sums};
   lk_parallel_for(n_pages < 2 ? NULL : job.cpu->team, shape->n_kv_heads, sum_item, &job);
+}
+
+/* Item: one row's page, every head. */
+static void sum_row_item(void *ctx, size_t i, size_t thread) {
+  (void)thread;
+  const page_job *job = ctx;
+  const size_t d = job->shape->head_dim;
+  const size_t wide_segment = lk_cpu_wide_segment_bytes(job->cpu, d);
+  const size_t k_bytes = lk_segment_k_bytes(job->cpu->options.kv_type, LK_PAGE_WIDE, d);
+  if (job->from[i].kind == LK_N_PAGE_KINDS) return;
+  const unsigned char *segment = lk_view_page(job->src, job->from[i]);
+  float *sums = job->groups[i].mean + job->src->mean_offset;
+  for (size_t h = 0; h < job->shape->n_kv_heads; h++, segment += wide_segment, sums += 2 * d)
+    job->cpu->page->sum(segment, segment + k_bytes, d, sums, sums + d);
+}
+
+void lk_cpu_sum_rows(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                     const lk_rows *rows) {
+  page_job job = {.cpu = lk_cpu(be),
+                  .shape = shape,
+                  .src = view,
+                  .from = rows->pack_from,
+                  .groups = rows->groups};
+  lk_parallel_for(rows->n_packed < 2 ? NULL : job.cpu->team, rows->n_packed, sum_row_item, &job);
 }
 
 typedef struct stats_job {

@@ -56,6 +56,7 @@ static void cuda_close(lk_backend *be) {
     lk_cuda_stage_close(cuda);
     if (cuda->pages.p) api->free(cuda->dev, cuda->pages.p);
     if (cuda->partials.p) api->free(cuda->dev, cuda->partials.p);
+    if (cuda->mean_logits.p) api->free(cuda->dev, cuda->mean_logits.p);
     if (cuda->host.p) api->free_pinned(cuda->dev, cuda->host.p);
     lk_cuda_store_close(cuda->store);
     api->close(cuda->dev);
@@ -401,6 +402,7 @@ static const lk_backend_ops cuda_ops = {
     .pack_rows = lk_cuda_op_pack_rows,
     .copy_pages = lk_cuda_op_copy_pages,
     .sum_pages = lk_cuda_op_sum_pages,
+    .sum_rows = lk_cuda_op_sum_rows,
     .attend = lk_cuda_op_attend,
     .attend_weighted = cuda_attend_weighted,
     .attend_weighted_backward = cuda_attend_weighted_backward,
@@ -419,7 +421,10 @@ static leank_status open_partials(lk_cuda_backend *cuda, leank_error *err) {
   const lk_attn_shape *s = &cuda->options.shape;
   const size_t n_bytes = lk_cuda_decode_scratch_bytes(
       cuda->few.max_groups, s->n_heads, s->n_kv_heads, s->head_dim, cuda->options.max_pages);
-  return lk_cuda_grow(cuda, &cuda->partials, n_bytes, err);
+  const leank_status status = lk_cuda_grow(cuda, &cuda->partials, n_bytes, err);
+  if (status != LEANK_OK) return status;
+  return lk_cuda_grow(cuda, &cuda->mean_logits, cuda->few.max_groups * s->n_heads * sizeof(float),
+                      err);
 }
 
 leank_status lk_cuda_backend_open(const lk_cuda_api *api, const lk_backend_options *options,

@@ -81,7 +81,7 @@ typedef struct lk_cuda_backend {
   const lk_cuda_staged *now;
   const lk_rows *rows; /* staged there, or NULL */
   size_t max_rows;     /* most rows of a group of them */
-  lk_cuda_buffer pages, host, partials;
+  lk_cuda_buffer pages, host, partials, mean_logits;
   lk_cuda_heads *heads;
   size_t n_heads, max_heads;
   unsigned char *heads_room; /* one layer's, while it is compared */
@@ -144,6 +144,8 @@ void lk_cuda_op_copy_pages(lk_backend *be, const lk_layer_view *src, const lk_pa
                            const lk_layer_view *dst, const lk_page_entry *to, size_t n_pages);
 void lk_cuda_op_sum_pages(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
                           const lk_page_entry *pages, size_t n_pages, float *sums);
+void lk_cuda_op_sum_rows(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                         const lk_rows *rows);
 leank_status lk_cuda_op_attend(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,
                                const lk_layer_view *view, const lk_rows *rows, size_t first,
                                size_t n, const float *q, float *out, leank_error *err);

@@ -98,21 +98,37 @@ void lk_cuda_op_sum_pages(lk_backend *be, const lk_attn_shape *shape, const lk_l
   cuda->api->sum_pages(cuda->dev, &own, lists, n_pages, sums);
 }
 
+void lk_cuda_op_sum_rows(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
+                         const lk_rows *rows) {
+  (void)shape;
+  lk_cuda_backend *cuda = lk_cuda(be);
+  const lk_cuda_staged *s = lk_cuda_staged_of(cuda, rows);
+  lk_cuda_view own;
+  if (!s || rows->n_packed == 0 || !lk_cuda_make_view(cuda, view, &own)) return;
+  cuda->api->sum_rows(cuda->dev, &own, (const lk_page_entry *)(s->memory + s->pack_from),
+                      rows->n_packed, (const lk_cuda_group *)(s->memory + s->groups),
+                      view->mean_offset);
+}
+
 static leank_status attend_few(lk_cuda_backend *cuda, const lk_cuda_view *view,
-                               const lk_cuda_staged *s, const lk_rows *rows, size_t first, size_t n,
-                               const float *q, float *out, leank_error *err) {
+                               const lk_cuda_staged *s, const lk_cuda_means *means,
+                               const lk_rows *rows, size_t first, size_t n, const float *q,
+                               float *out, leank_error *err) {
   if (first != 0 || n != rows->n_groups || n > cuda->few.max_groups)
     return lk_fail(err, LEANK_E_STATE, -1, "cuda: a step attends with all of its rows, at most %zu",
                    cuda->few.max_groups);
-  const lk_cuda_decode job = {.view = *view,
-                              .groups = (const lk_cuda_group *)(s->memory + s->groups),
-                              .n_groups = (uint32_t)n,
-                              .tables = (const lk_page_entry *)(s->memory + s->tables),
-                              .q = q,
-                              .out = out,
-                              .scratch = cuda->partials.p,
-                              .max_pages = (uint32_t)cuda->options.max_pages,
-                              .settled = cuda->step != NULL};
+  const lk_cuda_decode job = {
+      .view = *view,
+      .groups = (const lk_cuda_group *)(s->memory + s->groups),
+      .n_groups = (uint32_t)n,
+      .tables = (const lk_page_entry *)(s->memory + s->tables),
+      .q = q,
+      .out = out,
+      .scratch = cuda->partials.p,
+      .max_pages = (uint32_t)cuda->options.max_pages,
+      .settled = cuda->step != NULL,
+      .means = *means,
+      .mean_logits = means->for_pruned || means->for_empty ? cuda->mean_logits.p : NULL};
   cuda->api->decode(cuda->dev, &job);
   return LEANK_OK;
 }
@@ -120,19 +136,20 @@ static leank_status attend_few(lk_cuda_backend *cuda, const lk_cuda_view *view,
 leank_status lk_cuda_op_attend(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,
                                const lk_layer_view *view, const lk_rows *rows, size_t first,
                                size_t n, const float *q, float *out, leank_error *err) {
-  (void)shape;
   lk_cuda_backend *cuda = lk_cuda(be);
   const lk_cuda_staged *s = lk_cuda_staged_of(cuda, rows);
+  const lk_cuda_means means = {shape->mean_for_pruned, shape->mean_for_empty, view->mean_offset};
   lk_cuda_view own;
   if (!s || !lk_cuda_make_view(cuda, view, &own)) return lk_cuda_tell(cuda, err);
-  if (kind == LK_LINEAR_FEW) return attend_few(cuda, &own, s, rows, first, n, q, out, err);
+  if (kind == LK_LINEAR_FEW) return attend_few(cuda, &own, s, &means, rows, first, n, q, out, err);
   const lk_cuda_attend_rows job = {.view = own,
                                    .groups = (const lk_cuda_group *)(s->memory + s->groups) + first,
                                    .n_groups = (uint32_t)n,
                                    .max_rows = cuda->max_rows,
                                    .tables = (const lk_page_entry *)(s->memory + s->tables),
                                    .q = q,
-                                   .out = out};
+                                   .out = out,
+                                   .means = means};
   cuda->api->attend_rows(cuda->dev, &job);
   return LEANK_OK;
 }

@@ -145,7 +145,8 @@ static void put_groups(const lk_cuda_staged *s, const lk_rows *rows, unsigned ch
                                 .n_middle = g->n_middle,
                                 .table = sums.table,
                                 .wide_before = sums.wide_before,
-                                .lean_before = sums.lean_before};
+                                .lean_before = sums.lean_before,
+                                .mean = g->mean};
     sums.table += n_pages;
     sums.lean_before += n_lean;
     sums.wide_before += n_pages - n_lean;
@@ -208,6 +209,8 @@ static void describe_heads(const lk_cuda_backend *cuda, const lk_layer_view *vie
                        .n_padded = (uint32_t)head->n_padded,
                        .lean_offset = view->lean_offset ? (uint32_t)view->lean_offset[h] : 0};
     put((unsigned char *)(channels + h * d), head->channels, head->n_kept, sizeof(uint16_t));
+    put((unsigned char *)(channels + h * d + head->n_kept), head->dropped, d - head->n_kept,
+        sizeof(uint16_t));
   }
 }
 

@@ -107,18 +107,31 @@ cleanup:
   return status;
 }
 
-static leank_status open_tables(lk_bench_side *side, leank_error *err) {
+/* Random ones, where the backend can read them. */
+static leank_status open_means(lk_backend *be, lk_bench_side *side, leank_error *err) {
+  leank_status status = LEANK_OK;
+  const lk_attn_shape *shape = &side->geometry.shape;
+  const size_t n = side->n_seqs * shape->n_kv_heads * 2 * shape->head_dim;
+  lk_rng rng = {3};
+  float *values = lk_alloc(LK_MEM_OTHER, n, sizeof *values);
+  side->mean = be->ops->alloc(be, LK_MEM_OTHER, n * sizeof *values);
+  LK_FAIL_IF(!values || !side->mean, err, LEANK_E_MEMORY, -1, "out of memory for means");
+  lk_bench_fill_random(&rng, values, n);
+  be->ops->upload(be, side->mean, values, n * sizeof *values);
+cleanup:
+  lk_free(values);
+  return status;
+}
+
+static leank_status open_tables(lk_backend *be, lk_bench_side *side, leank_error *err) {
   leank_status status = LEANK_OK;
   const lk_geometry *g = &side->geometry;
-  const size_t n_means = side->n_seqs * g->shape.n_kv_heads * 2 * g->shape.head_dim;
-  lk_rng rng = {3};
   side->table =
       lk_alloc(LK_MEM_OTHER, side->n_seqs * lk_pages_of(side->n_tokens), sizeof *side->table);
   side->groups = lk_alloc(LK_MEM_OTHER, side->n_seqs, sizeof *side->groups);
-  if (lk_keeps_means(g)) side->mean = lk_alloc(LK_MEM_OTHER, n_means, sizeof *side->mean);
-  LK_FAIL_IF(!side->table || !side->groups || (lk_keeps_means(g) && !side->mean), err,
-             LEANK_E_MEMORY, -1, "out of memory for page tables");
-  if (side->mean) lk_bench_fill_random(&rng, side->mean, n_means);
+  LK_FAIL_IF(!side->table || !side->groups, err, LEANK_E_MEMORY, -1,
+             "out of memory for page tables");
+  if (lk_keeps_means(g)) LK_TRY(open_means(be, side, err));
   fill_tables(side);
 cleanup:
   return status;
@@ -147,7 +160,7 @@ void lk_bench_side_close(lk_backend *be, lk_bench_side *side) {
   lk_bench_side_empty(be, side);
   lk_free(side->table);
   lk_free(side->groups);
-  lk_free(side->mean);
+  if (side->mean) be->ops->free(be, side->mean);
   lk_geometry_free(&side->geometry);
   leank_mask_close(&side->own_mask);
   memset(side, 0, sizeof *side);
@@ -265,7 +278,7 @@ leank_status lk_bench_side_fill(lk_backend *be, const lk_bench_source *source, l
   const size_t n_pages = side->n_seqs * lk_pages_of(side->n_tokens);
   lk_page_entry *entries = lk_alloc(LK_MEM_OTHER, 2 * n_pages, sizeof *entries);
   LK_FAIL_IF(!entries, err, LEANK_E_MEMORY, -1, "out of memory");
-  if (!side->table) LK_TRY(open_tables(side, err));
+  if (!side->table) LK_TRY(open_tables(be, side, err));
   LK_TRY(open_arenas(be, side, err));
   make_views(side, source);
   LK_TRY(fill_slots(be, source, side, entries, run, err));

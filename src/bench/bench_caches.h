@@ -20,7 +20,7 @@ typedef struct lk_bench_side {
   lk_page_entry *table;    /* [B][pages of a sequence]; the same in every slot */
   lk_attend_group *groups; /* [B] */
   lk_rows rows;            /* of these groups */
-  float *mean;             /* [B][Hk][2][D], or NULL */
+  float *mean;             /* [B][Hk][2][D], of the backend; or NULL */
   /* the present run of layers */
   size_t first, n_layers, n_slots;
   unsigned char *arena[2]; /* by LK_PAGE_WIDE, LK_PAGE_LEAN */

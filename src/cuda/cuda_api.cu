@@ -42,6 +42,7 @@ static const lk_cuda_api table = {
     lk_cuda_pack,
     lk_cuda_copy_pages,
     lk_cuda_sum_pages,
+    lk_cuda_sum_rows,
     lk_cuda_decode_attention,
     lk_cuda_attend_many,
 };

@@ -70,7 +70,8 @@ typedef struct lk_cuda_view {
   unsigned char *arena[LK_N_PAGE_KINDS];
   size_t page_bytes[LK_N_PAGE_KINDS];
   const lk_cuda_head *heads; /* device [Hk] */
-  const uint16_t *channels;  /* device [Hk][D]: the n_kept channels of each head, ascending */
+  const uint16_t *channels;  /* device [Hk][D]: the n_kept channels of each head, ascending, then
+                                the others, ascending */
   uint32_t n_heads, n_kv_heads, head_dim; /* Hq, Hk, D (64 or 128) */
 } lk_cuda_view;
 
@@ -84,7 +85,17 @@ typedef struct lk_cuda_group {
   uint64_t table;                    /* index of its first entry in `tables` */
   uint64_t wide_before, lean_before; /* pages that the groups before this one see: sums over them,
                                         for dealing work; filled by the caller */
+  float *mean; /* device [Hk][2][D] at lk_cuda_means.offset: sums of keys and of values over the
+                  middle; or NULL */
 } lk_cuda_group;
+
+/* Where the mean of a middle's keys stands in for channels that its pages do not have: added to
+ * the logits of a head's lean pages, or, where it has none, the logit of one key that counts
+ * n_middle times. */
+typedef struct lk_cuda_means {
+  bool for_pruned, for_empty; /* heads with Dk > 0; with Dk = 0 */
+  size_t offset;              /* floats from a group's mean to this layer's */
+} lk_cuda_means;
 
 /* Attention of decode steps: each group has one row. */
 typedef struct lk_cuda_decode {
@@ -98,6 +109,8 @@ typedef struct lk_cuda_decode {
   uint32_t max_pages;          /* most pages of a table: what scratch is for */
   bool settled; /* all pages but the last and the last lean one of each table were written before
                    the launch before this one began: they are read without waiting for it */
+  lk_cuda_means means;
+  float *mean_logits; /* device [B][Hq]: room, where one of `means` is wanted; else NULL */
 } lk_cuda_decode;
 
 /* Bytes of scratch, of up to max_pages pages a table: see cuda/attention/dealing.cuh. */
@@ -118,6 +131,7 @@ typedef struct lk_cuda_attend_rows {
   const lk_page_entry *tables; /* device */
   const float *q;              /* device [N][Hq][D], not scaled */
   float *out;                  /* device [N][Hq][D] */
+  lk_cuda_means means;
 } lk_cuda_attend_rows;
 
 /* One of several products with the same rows: y[N][n_out] = x[N][n_in] w^T (+ bias), or += . */
@@ -218,6 +232,10 @@ typedef struct lk_cuda_api {
   /* sums[i + 1][Hk][2][D] = sums[i] + the sums over page i (wide or stage). */
   void (*sum_pages)(lk_cuda_device *dev, const lk_cuda_view *view, const lk_page_entry *pages,
                     size_t n_pages, float *sums);
+  /* groups[i].mean (at offset) += the sums over page i (wide or stage), to the bits of sum_pages. A
+   * page of kind LK_N_PAGE_KINDS is passed over. */
+  void (*sum_rows)(lk_cuda_device *dev, const lk_cuda_view *view, const lk_page_entry *pages,
+                   size_t n_pages, const lk_cuda_group *groups, size_t offset);
 
   /* ---- attention ---- */
   void (*decode)(lk_cuda_device *dev, const lk_cuda_decode *job);

@@ -36,9 +36,13 @@ void lk_cuda_copy_pages(lk_cuda_device *dev, const lk_cuda_view *src, const lk_p
                         const lk_cuda_view *dst, const lk_page_entry *to, size_t n_pages);
 void lk_cuda_sum_pages(lk_cuda_device *dev, const lk_cuda_view *view, const lk_page_entry *pages,
                        size_t n_pages, float *sums);
+void lk_cuda_sum_rows(lk_cuda_device *dev, const lk_cuda_view *view, const lk_page_entry *pages,
+                      size_t n_pages, const lk_cuda_group *groups, size_t offset);
 
 /* attention/ */
 void lk_cuda_decode_attention(lk_cuda_device *dev, const lk_cuda_decode *job);
+/* job->mean_logits: see attention/mean.cu. */
+void lk_cuda_mean_logits(lk_cuda_device *dev, const lk_cuda_decode *job);
 void lk_cuda_attend_many(lk_cuda_device *dev, const lk_cuda_attend_rows *job);
 
 #endif

@@ -235,7 +235,7 @@ static size_t make_groups(const feed *f, size_t row, size_t n) {
     while (end < row + n && row_middle_end(f, end) == middle_end) end++;
     lk_page_entry *table = f->group_tables + n_groups * f->n_pages;
     fill_table(f, middle_end, table);
-    const float *mean = f->sums ? f->sums + (middle_end / LK_P - f->lean_begin) * n_mean : NULL;
+    float *mean = f->sums ? f->sums + (middle_end / LK_P - f->lean_begin) * n_mean : NULL;
     f->groups[n_groups++] = (lk_attend_group){.first_row = r - row,
                                               .n_rows = end - r,
                                               .first_pos = (int64_t)(f->t0 + r),

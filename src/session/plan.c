@@ -167,7 +167,7 @@ static size_t standing_bytes(const leank_model_info *info, const leank_session_o
                              const lk_geometry *g) {
   const lk_backend_options be = lk_session_backend_options(info, o);
   size_t n = lk_backend_sizes_of(o->device)->scratch_bytes(&be) + lk_step_bytes(info, o->n_seqs);
-  if (lk_keeps_means(g)) n += (2 * o->n_seqs * g->n_layers + 2) * mean_bytes(g);
+  if (lk_keeps_means(g)) n += 2 * o->n_seqs * g->n_layers * mean_bytes(g);
   return n;
 }
 

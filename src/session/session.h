@@ -17,13 +17,12 @@ typedef struct lk_step {
   int64_t *pos;                           /* [n_seqs] */
   lk_slot *slots;                         /* [n_seqs] */
   lk_attend_group *groups;                /* [n_seqs] */
-  lk_page_entry *packed_from, *packed_to; /* [n_seqs] the pages that enter the middle; then, of
-                                             no kind, for the sequences that pack none */
+  lk_page_entry *packed_from, *packed_to; /* [n_seqs] the page of each row that enters the middle;
+                                             of no kind where there is none */
   lk_rows rows;                           /* of these lists */
-  size_t *packed_row;                     /* [n_seqs] */
   bool *seen;                             /* [n_seqs] sequences of this step */
-  float *sums;                            /* [2][Hk][2][D], or NULL */
-  float *old_means;                       /* [n_seqs][L][Hk][2][D] of the rows that pack, or NULL */
+  float **new_means;                      /* [n_seqs] [L][Hk][2][D] of rows that pack, which become
+                                             their sequences' when the step is done; or NULL */
 } lk_step;
 
 struct leank_session {

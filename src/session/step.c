@@ -8,6 +8,21 @@ size_t lk_step_bytes(const leank_model_info *info, size_t n_seqs) {
   return lk_forward_bytes(info, n_seqs) + n_seqs * (info->hidden + info->n_vocab) * sizeof(float);
 }
 
+static leank_status open_means(leank_session *s, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_step *st = &s->step;
+  const size_t n = s->options.n_seqs,
+               n_floats = s->model->info.n_layers * lk_cache_mean_floats(&s->cache);
+  st->new_means = lk_alloc(LK_MEM_OTHER, n, sizeof *st->new_means);
+  LK_FAIL_IF(!st->new_means, err, LEANK_E_MEMORY, -1, "out of memory for means");
+  for (size_t i = 0; i < n; i++) {
+    st->new_means[i] = s->backend->ops->alloc(s->backend, LK_MEM_SCRATCH, n_floats * sizeof(float));
+    LK_FAIL_IF(!st->new_means[i], err, LEANK_E_MEMORY, -1, "out of memory for means");
+  }
+cleanup:
+  return status;
+}
+
 leank_status lk_step_open(leank_session *s, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_step *st = &s->step;
@@ -22,18 +37,11 @@ leank_status lk_step_open(leank_session *s, leank_error *err) {
   st->groups = lk_alloc(LK_MEM_OTHER, n, sizeof *st->groups);
   st->packed_from = lk_alloc(LK_MEM_OTHER, n, sizeof *st->packed_from);
   st->packed_to = lk_alloc(LK_MEM_OTHER, n, sizeof *st->packed_to);
-  st->packed_row = lk_alloc(LK_MEM_OTHER, n, sizeof *st->packed_row);
   st->seen = lk_alloc(LK_MEM_OTHER, n, sizeof *st->seen);
   LK_FAIL_IF(!st->x || !st->logits || !st->pos || !st->slots || !st->groups || !st->packed_from ||
-                 !st->packed_to || !st->packed_row || !st->seen,
+                 !st->packed_to || !st->seen,
              err, LEANK_E_MEMORY, -1, "out of memory for decode buffers");
-  if (s->cache.keeps_means) {
-    st->sums =
-        be->ops->alloc(be, LK_MEM_SCRATCH, 2 * lk_cache_mean_floats(&s->cache) * sizeof(float));
-    st->old_means = be->ops->alloc(
-        be, LK_MEM_SCRATCH, n * m->n_layers * lk_cache_mean_floats(&s->cache) * sizeof(float));
-    LK_FAIL_IF(!st->sums || !st->old_means, err, LEANK_E_MEMORY, -1, "out of memory");
-  }
+  if (s->cache.keeps_means) LK_TRY(open_means(s, err));
 cleanup:
   return status;
 }
@@ -42,7 +50,7 @@ void lk_step_close(leank_session *s) {
   lk_step *st = &s->step;
   lk_backend *be = s->backend;
   lk_forward_close(&st->forward);
-  float *device[] = {st->x, st->logits, st->sums, st->old_means};
+  float *device[] = {st->x, st->logits};
   for (size_t i = 0; i < sizeof device / sizeof *device; i++)
     if (device[i]) be->ops->free(be, device[i]);
   lk_free(st->pos);
@@ -50,8 +58,10 @@ void lk_step_close(leank_session *s) {
   lk_free(st->groups);
   lk_free(st->packed_from);
   lk_free(st->packed_to);
-  lk_free(st->packed_row);
   lk_free(st->seen);
+  for (size_t i = 0; st->new_means && i < s->options.n_seqs; i++)
+    if (st->new_means[i]) be->ops->free(be, st->new_means[i]);
+  lk_free(st->new_means);
 }
 
 static leank_status check_step(leank_session *s, size_t n, const size_t *seqs,
@@ -120,9 +130,13 @@ static leank_status check_pages(lk_cache *c, size_t n, const size_t *seqs, leank
                  n, wide, lean, free_wide, free_lean);
 }
 
+static bool is_packed(const lk_step *st, size_t row) {
+  return st->packed_from[row].kind != LK_N_PAGE_KINDS;
+}
+
 /* Takes the pages of row i. The new token goes to the wide page even where n_recent is so small
  * that the same step packs that page. */
-static void take_pages(leank_session *s, size_t i, lk_sequence *seq, size_t *n_packed) {
+static void take_pages(leank_session *s, size_t i, lk_sequence *seq) {
   lk_cache *c = &s->cache;
   lk_step *st = &s->step;
   const page_needs needs = needs_of(c, seq);
@@ -136,31 +150,26 @@ static void take_pages(leank_session *s, size_t i, lk_sequence *seq, size_t *n_p
   }
   st->pos[i] = (int64_t)seq->n_tokens;
   st->slots[i] = (lk_slot){*last, (uint32_t)(seq->n_tokens % LK_P)};
+  st->packed_from[i] = st->packed_to[i] = (lk_page_entry){0, LK_N_PAGE_KINDS};
   if (!needs.packs) return;
   lk_page_entry *entry = &seq->table[seq->middle_end / LK_P];
-  st->packed_from[*n_packed] = *entry;
+  st->packed_from[i] = *entry;
   lk_cache_take_entry(c, LK_PAGE_LEAN, entry);
-  st->packed_to[*n_packed] = *entry;
-  st->packed_row[*n_packed] = i;
-  const size_t n_means = c->geometry.n_layers * lk_cache_mean_floats(c);
+  st->packed_to[i] = *entry;
   if (c->keeps_means)
-    s->backend->ops->copy(s->backend, st->old_means + *n_packed * n_means, seq->mean,
-                          n_means * sizeof(float));
-  ++*n_packed;
+    s->backend->ops->copy(s->backend, st->new_means[i], seq->mean,
+                          c->geometry.n_layers * lk_cache_mean_floats(c) * sizeof(float));
 }
 
 /* Undoes take_pages for rows of a step that failed: the token is not there, nothing is packed. */
-static void give_pages_back(leank_session *s, size_t n, const size_t *seqs, size_t n_packed) {
+static void give_pages_back(leank_session *s, size_t n, const size_t *seqs) {
   lk_cache *c = &s->cache;
   lk_step *st = &s->step;
-  const size_t n_bytes = c->geometry.n_layers * lk_cache_mean_floats(c) * sizeof(float);
-  for (size_t i = 0; i < n_packed; i++) {
-    lk_sequence *seq = &c->sequences[seqs[st->packed_row[i]]];
+  for (size_t i = 0; i < n; i++) {
+    if (!is_packed(st, i)) continue;
+    lk_sequence *seq = &c->sequences[seqs[i]];
     lk_cache_drop_entry(c, st->packed_to[i]);
     seq->table[seq->middle_end / LK_P] = st->packed_from[i];
-    if (c->keeps_means)
-      s->backend->ops->copy(s->backend, seq->mean, st->old_means + i * (n_bytes / sizeof(float)),
-                            n_bytes);
   }
   for (size_t i = 0; i < n; i++) {
     const lk_sequence *seq = &c->sequences[seqs[i]];
@@ -168,28 +177,40 @@ static void give_pages_back(leank_session *s, size_t n, const size_t *seqs, size
   }
 }
 
+/* The step is done: the sequence is a token longer. */
+static void commit_row(leank_session *s, size_t i, lk_sequence *seq) {
+  lk_step *st = &s->step;
+  seq->n_tokens++;
+  seq->middle_end = lk_middle_end(&s->cache.geometry, seq->n_tokens);
+  if (!is_packed(st, i)) return;
+  lk_cache_drop_entry(&s->cache, st->packed_from[i]);
+  if (!s->cache.keeps_means) return;
+  float *old = seq->mean;
+  seq->mean = st->new_means[i];
+  st->new_means[i] = old;
+}
+
 /* ---- the step ---- */
 
 /* What all layers share. Every sequence has its place in the list of pages to pack, so that steps
  * differ in whether there is one. */
-static void set_rows(leank_session *s, size_t n, const size_t *seqs, const leank_token *tokens,
-                     size_t n_packed) {
+static void set_rows(leank_session *s, size_t n, const size_t *seqs, const leank_token *tokens) {
   const lk_cache *c = &s->cache;
   lk_step *st = &s->step;
+  bool packs = false;
   for (size_t i = 0; i < n; i++) {
     const lk_sequence *seq = &c->sequences[seqs[i]];
     const size_t middle_end = lk_middle_end(&c->geometry, seq->n_tokens + 1);
-    st->groups[i] =
-        (lk_attend_group){.first_row = i,
-                          .n_rows = 1,
-                          .first_pos = st->pos[i],
-                          .table = seq->table,
-                          .middle_begin = c->geometry.n_sink,
-                          .n_middle = c->geometry.pruned ? middle_end - c->geometry.n_sink : 0,
-                          .mean = seq->mean};
+    st->groups[i] = (lk_attend_group){
+        .first_row = i,
+        .n_rows = 1,
+        .first_pos = st->pos[i],
+        .table = seq->table,
+        .middle_begin = c->geometry.n_sink,
+        .n_middle = c->geometry.pruned ? middle_end - c->geometry.n_sink : 0,
+        .mean = is_packed(st, i) && c->keeps_means ? st->new_means[i] : seq->mean};
+    packs = packs || is_packed(st, i);
   }
-  for (size_t i = n_packed; i < n; i++)
-    st->packed_from[i] = st->packed_to[i] = (lk_page_entry){0, LK_N_PAGE_KINDS};
   st->rows = (lk_rows){.n_rows = n,
                        .tokens = tokens,
                        .pos = st->pos,
@@ -198,28 +219,19 @@ static void set_rows(leank_session *s, size_t n, const size_t *seqs, const leank
                        .n_groups = n,
                        .pack_from = st->packed_from,
                        .pack_to = st->packed_to,
-                       .n_packed = n_packed > 0 ? n : 0};
+                       .n_packed = packs ? n : 0};
 }
 
 /* Pages that enter the middle in this step: into lean pages, and into the means. */
-static void pack_layer(leank_session *s, const lk_layer_view *view, const size_t *seqs,
-                       size_t layer, size_t n_packed) {
-  lk_cache *c = &s->cache;
-  lk_step *st = &s->step;
+static void pack_layer(leank_session *s, const lk_layer_view *view) {
+  const lk_attn_shape *shape = &s->cache.geometry.shape;
   const lk_backend_ops *ops = s->backend->ops;
-  const size_t n_mean = lk_cache_mean_floats(c);
-  if (n_packed == 0) return;
-  ops->pack_rows(s->backend, &c->geometry.shape, view, &st->rows);
-  for (size_t i = 0; c->keeps_means && i < n_packed; i++) {
-    float *mean = c->sequences[seqs[st->packed_row[i]]].mean + layer * n_mean;
-    ops->copy(s->backend, st->sums, mean, n_mean * sizeof(float));
-    ops->sum_pages(s->backend, &c->geometry.shape, view, &st->packed_from[i], 1, st->sums);
-    ops->copy(s->backend, mean, st->sums + n_mean, n_mean * sizeof(float));
-  }
+  if (s->step.rows.n_packed == 0) return;
+  ops->pack_rows(s->backend, shape, view, &s->step.rows);
+  if (s->cache.keeps_means) ops->sum_rows(s->backend, shape, view, &s->step.rows);
 }
 
-static leank_status run_layer(leank_session *s, size_t n, const size_t *seqs, size_t layer,
-                              size_t n_packed, leank_error *err) {
+static leank_status run_layer(leank_session *s, size_t n, size_t layer, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_step *st = &s->step;
   const lk_attn_shape *shape = &s->cache.geometry.shape;
@@ -227,7 +239,7 @@ static leank_status run_layer(leank_session *s, size_t n, const size_t *seqs, si
   LK_TRY(lk_forward_project_only(&st->forward, LK_LINEAR_FEW, layer, st->x, n, err));
   s->backend->ops->rope_append(s->backend, shape, &view, &st->rows, s->model->info.order,
                                st->forward.cos_sin, st->forward.q, st->forward.k, st->forward.v);
-  pack_layer(s, &view, seqs, layer, n_packed);
+  pack_layer(s, &view);
   LK_TRY(s->backend->ops->attend(s->backend, LK_LINEAR_FEW, shape, &view, &st->rows, 0, n,
                                  st->forward.q, st->forward.attn, err));
   LK_TRY(lk_forward_finish(&st->forward, LK_LINEAR_FEW, layer, st->x, n, err));
@@ -235,17 +247,14 @@ cleanup:
   return status;
 }
 
-/* What decides the ops of a step and their arguments. Means are copied to where the host says, anew
- * in each step: such a step is not recorded. */
+/* What decides the ops of a step and their arguments. */
 static uint64_t step_key(const leank_session *s, bool wants_logits) {
-  if (s->cache.keeps_means) return 0;
   const lk_rows *rows = &s->step.rows;
   return (uint64_t)rows->n_rows << 2 | (uint64_t)(rows->n_packed > 0) << 1 | wants_logits;
 }
 
 /* The model on the rows that are staged: final hidden states and, where wanted, logits. */
-static leank_status run_step(leank_session *s, const size_t *seqs, size_t n_packed,
-                             bool wants_logits, leank_error *err) {
+static leank_status run_step(leank_session *s, bool wants_logits, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_step *st = &s->step;
   lk_backend *be = s->backend;
@@ -253,8 +262,7 @@ static leank_status run_step(leank_session *s, const size_t *seqs, size_t n_pack
   if (be->ops->step_begin(be, step_key(s, wants_logits))) return LEANK_OK;
   be->ops->embed(be, &s->model->weights.embed, &st->rows, st->x);
   lk_forward_positions(&st->forward, &st->rows);
-  for (size_t l = 0; l < s->model->info.n_layers; l++)
-    LK_TRY(run_layer(s, n, seqs, l, n_packed, err));
+  for (size_t l = 0; l < s->model->info.n_layers; l++) LK_TRY(run_layer(s, n, l, err));
   LK_TRY(lk_forward_output(&st->forward, LK_LINEAR_FEW, st->x, n, wants_logits ? st->logits : NULL,
                            err));
   return be->ops->step_end(be, true, err);
@@ -268,26 +276,20 @@ leank_status leank_session_decode(leank_session *s, size_t n, const size_t *seqs
   leank_status status = LEANK_OK;
   lk_step *st = &s->step;
   lk_backend *be = s->backend;
-  size_t n_packed = 0;
   bool taken = false;
   LK_TRY(check_step(s, n, seqs, tokens, err));
   LK_TRY(check_pages(&s->cache, n, seqs, err));
   taken = true;
-  for (size_t i = 0; i < n; i++) take_pages(s, i, &s->cache.sequences[seqs[i]], &n_packed);
-  set_rows(s, n, seqs, tokens, n_packed);
+  for (size_t i = 0; i < n; i++) take_pages(s, i, &s->cache.sequences[seqs[i]]);
+  set_rows(s, n, seqs, tokens);
   LK_TRY(be->ops->stage_rows(be, &st->rows, err));
-  LK_TRY(run_step(s, seqs, n_packed, logits != NULL, err));
+  LK_TRY(run_step(s, logits != NULL, err));
   if (logits)
     LK_TRY(
         be->ops->download(be, logits, st->logits, n * s->model->info.n_vocab * sizeof(float), err));
   LK_TRY(be->ops->wait(be, err));
-  for (size_t i = 0; i < n_packed; i++) lk_cache_drop_entry(&s->cache, st->packed_from[i]);
-  for (size_t i = 0; i < n; i++) {
-    lk_sequence *seq = &s->cache.sequences[seqs[i]];
-    seq->n_tokens++;
-    seq->middle_end = lk_middle_end(&s->cache.geometry, seq->n_tokens);
-  }
+  for (size_t i = 0; i < n; i++) commit_row(s, i, &s->cache.sequences[seqs[i]]);
 cleanup:
-  if (status != LEANK_OK && taken) give_pages_back(s, n, seqs, n_packed);
+  if (status != LEANK_OK && taken) give_pages_back(s, n, seqs);
   return status;
 }

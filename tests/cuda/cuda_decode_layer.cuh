@@ -14,11 +14,17 @@ struct layer {
   std::vector<std::vector<uint16_t>> channels; /* [Hk] kept */
   std::vector<lk_cuda_head> heads;
   size_t wide_bytes, lean_bytes; /* of a page */
+  lk_cuda_means means;
 };
 
 static layer make_layer(uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim,
                         const std::vector<uint32_t> &kept, uint64_t *seed) {
-  layer l = {n_heads, n_kv_heads, head_dim, 128, 768};
+  layer l = {};
+  l.n_heads = n_heads;
+  l.n_kv_heads = n_kv_heads;
+  l.head_dim = head_dim;
+  l.n_sink = 128;
+  l.n_recent = 768;
   uint32_t offset = 0;
   for (uint32_t h = 0; h < n_kv_heads; h++) {
     std::vector<uint16_t> all(head_dim);

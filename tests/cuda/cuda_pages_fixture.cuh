@@ -152,7 +152,9 @@ struct pages {
       const size_t n = kept[h].size(), padded = (n + 15) / 16 * 16;
       heads.push_back({(uint32_t)n, (uint32_t)padded, (uint32_t)lean_bytes, 0});
       if (n) lean_bytes += PAGE_KEYS * (padded + d) * 2;
-      std::copy(kept[h].begin(), kept[h].end(), channels.begin() + (ptrdiff_t)(h * d));
+      auto to = std::copy(kept[h].begin(), kept[h].end(), channels.begin() + (ptrdiff_t)(h * d));
+      for (size_t c = 0; c < d; c++)
+        if (!keeps(h, c)) *to++ = (uint16_t)c;
     }
     page_bytes[LK_PAGE_WIDE] = page_bytes[LK_PAGE_STAGE] = n_heads * PAGE_KEYS * 2 * d * 2;
     page_bytes[LK_PAGE_LEAN] = lean_bytes;
@@ -179,6 +181,9 @@ struct pages {
   pages(const pages &) = delete;
   pages &operator=(const pages &) = delete;
 
+  bool keeps(size_t h, size_t channel) const {
+    return std::binary_search(kept[h].begin(), kept[h].end(), (uint16_t)channel);
+  }
   void upload() {
     for (int kind = 0; kind < LK_N_PAGE_KINDS; kind++) device_arena[kind]->put(arena[kind]);
   }

@@ -3,7 +3,10 @@
 
 static const uint16_t poison = 0x7fc1; /* NaN: what nobody has written */
 static const float unset = -12345.0f;
-enum { MARGIN = 3 }; /* rows before, between and behind the groups' rows */
+enum {
+  MARGIN = 3,     /* rows before, between and behind the groups' rows */
+  MEAN_OFFSET = 2 /* heads before this layer's */
+};
 
 /* What the numbers are like. UNIFORM: queries of 0 and small whole values, so that every sum is
  * exact and one key too many or too few is seen. PEAKED: few keys matter, so one channel in the
@@ -20,6 +23,7 @@ typedef struct job {
   std::vector<std::vector<uint16_t>> kept;
   std::vector<sequence> sequences;
   numbers kind;
+  bool for_pruned, for_empty; /* what the mean stands in for */
 } job;
 
 /* Everything of a job on the host. */
@@ -31,13 +35,19 @@ struct problem {
   std::vector<float> k, v; /* [tokens][Hk][D] of all sequences */
   std::vector<size_t> first_token;
   std::vector<float> q;
+  std::vector<std::vector<float>> sums; /* [MEAN_OFFSET + Hk][2][D]; NaN where no middle is */
+  std::vector<buffer<float> *> device_sums;
   uint64_t max_rows;
 
   explicit problem(const job &from);
-  ~problem() { delete all; }
+  ~problem() {
+    delete all;
+    for (buffer<float> *b : device_sums) delete b;
+  }
   problem(const problem &) = delete;
   problem &operator=(const problem &) = delete;
   void write_pages(size_t i);
+  void make_sums(const sequence &s);
   std::vector<float> run(lk_cuda_device *dev, const std::vector<lk_cuda_group> &with) const;
 };
 
@@ -54,7 +64,9 @@ problem::problem(const job &from) : what(from), max_rows(0) {
   const std::vector<uint32_t> places = random_order(n_pages);
   for (const sequence &s : what.sequences) {
     groups.push_back({n_rows, s.n_rows, s.first_pos, s.begin * PAGE_KEYS, s.n_middle * PAGE_KEYS,
-                      tables.size(), 0, 0});
+                      tables.size(), 0, 0, NULL});
+    make_sums(s);
+    groups.back().mean = device_sums.back()->p;
     for (size_t p = 0; p < n_pages_of(s); p++) {
       const bool lean = p >= s.begin && p < s.begin + s.n_middle;
       const lk_page_kind kind = lean                  ? LK_PAGE_LEAN
@@ -77,6 +89,17 @@ problem::problem(const job &from) : what(from), max_rows(0) {
   for (float &x : q) x = random_normal() * size;
   for (size_t i = 0; i < groups.size(); i++) write_pages(i);
   all->upload();
+}
+
+/* Of a mean like a key and a value, whatever those are: a true mean would be near 0. UNIFORM: whole
+ * numbers. */
+void problem::make_sums(const sequence &s) {
+  const float n = (float)(s.n_middle * PAGE_KEYS);
+  std::vector<float> x((MEAN_OFFSET + what.n_heads) * 2 * what.d, NAN);
+  for (size_t i = MEAN_OFFSET * 2 * what.d; n > 0 && i < x.size(); i++)
+    x[i] = n * (what.kind == UNIFORM ? (float)random_below(17) - 8 : random_normal());
+  sums.push_back(x);
+  device_sums.push_back(new buffer<float>(x));
 }
 
 /* Only keys that exist are written. */
@@ -114,6 +137,7 @@ std::vector<float> problem::run(lk_cuda_device *dev, const std::vector<lk_cuda_g
   args.tables = device_tables.p;
   args.q = device_q.p;
   args.out = out.p;
+  args.means = {what.for_pruned, what.for_empty, MEAN_OFFSET * 2 * what.d};
   lk_cuda_attend_many(dev, &args);
   return out.get(dev);
 }
@@ -126,12 +150,36 @@ typedef struct answer {
   size_t n_keys;
 } answer;
 
+/* The middle's mean as head h sees it: logit over the channels it drops, the sum of its magnitudes;
+ * how many keys it stands for by itself. */
+typedef struct mean_part {
+  double logit, size;
+  uint64_t n;
+} mean_part;
+
+static mean_part mean_on_host(const problem &p, size_t i, const float *q, size_t h) {
+  const size_t d = p.what.d;
+  const uint64_t n = p.groups[i].n_middle;
+  const bool empty = p.what.kept[h].empty();
+  mean_part m = {0, 0, 0};
+  if (n == 0 || !(empty ? p.what.for_empty : p.what.for_pruned)) return m;
+  for (size_t c = 0; c < d; c++) {
+    if (p.all->keeps(h, c)) continue;
+    const double x = (double)q[c] * p.sums[i][(MEAN_OFFSET + h) * 2 * d + c] / (double)n;
+    m.logit += x / std::sqrt((double)d);
+    m.size += std::fabs(x) / std::sqrt((double)d);
+  }
+  m.n = empty ? n : 0;
+  return m;
+}
+
 static answer attend_on_host(const problem &p, size_t i, size_t row, size_t head) {
   const size_t d = p.what.d, n_kv = p.what.n_heads, h = head / p.what.per;
   const size_t n_seen = (size_t)p.groups[i].first_pos + row + 1;
   const float *q = &p.q[((p.groups[i].first_row + row) * n_kv * p.what.per + head) * d];
   std::vector<double> logits(n_seen, -INFINITY);
-  answer a = {std::vector<double>(d, 0), std::vector<double>(d, 0), 0, 0};
+  const mean_part mean = mean_on_host(p, i, q, h);
+  answer a = {std::vector<double>(d, 0), std::vector<double>(d, 0), mean.size, 0};
   for (size_t t = 0; t < n_seen; t++) {
     const bool lean = p.tables[p.groups[i].table + t / PAGE_KEYS].kind == LK_PAGE_LEAN;
     const std::vector<uint16_t> &kept = p.what.kept[h];
@@ -144,12 +192,19 @@ static answer attend_on_host(const problem &p, size_t i, size_t row, size_t head
       sum += x;
       size += std::fabs(x);
     }
-    logits[t] = sum / std::sqrt((double)d);
-    a.most = std::max(a.most, size / std::sqrt((double)d));
+    logits[t] = sum / std::sqrt((double)d) + (lean ? mean.logit : 0);
+    a.most = std::max(a.most, size / std::sqrt((double)d) + (lean ? mean.size : 0));
     a.n_keys++;
   }
-  const double max = *std::max_element(logits.begin(), logits.end());
-  double total = 0;
+  double max = *std::max_element(logits.begin(), logits.end());
+  if (mean.n) max = std::max(max, mean.logit);
+  const double once = mean.n ? std::exp(mean.logit - max) : 0;
+  const float *values = &p.sums[i][((MEAN_OFFSET + h) * 2 + 1) * d];
+  double total = once * (double)mean.n;
+  for (size_t c = 0; c < d && once > 0; c++) {
+    a.out[c] = once * values[c];
+    a.weight[c] = std::fabs(a.out[c]);
+  }
   for (size_t t = 0; t < n_seen; t++) {
     const double w = std::exp(logits[t] - max);
     total += w;
@@ -167,11 +222,12 @@ static answer attend_on_host(const problem &p, size_t i, size_t row, size_t head
 }
 
 /* Relative error of a weight times what is weighted. Logits: a truncation (2^-23) of the running
- * sum for each of D products and two more, then roundings of logit, maximum and scale, each of at
- * most `most` (4 x 2^-23); exp2 2^-22. A factor to a new maximum errs as much at each page. Sums
- * over keys truncate once a key. All of it counts in numerator and denominator; P rounded to bf16
- * (2^-8) in the numerator alone. A tenth for products of errors. UNIFORM: every weight is 1 and the
- * sums are whole numbers: the reciprocal and the product round. */
+ * sum for each of D products and two more (the mean's part is a sum of fewer roundings, and is
+ * added with one), then roundings of logit, maximum and scale, each of at most `most` (4 x 2^-23);
+ * exp2 2^-22. A factor to a new maximum errs as much at each page. Sums over keys truncate once a
+ * key. All of it counts in numerator and denominator; P rounded to bf16 (2^-8) in the numerator
+ * alone. A tenth for products of errors. UNIFORM: every weight is 1 and the sums are whole numbers:
+ * the reciprocal and the product round. */
 static double error_of(const problem &p, const answer &a) {
   if (p.what.kind == UNIFORM) return 0x1p-23;
   const double step = 0x1p-23, n_pages = (double)(a.n_keys / PAGE_KEYS + 1);
@@ -261,7 +317,7 @@ static std::vector<uint16_t> some(size_t n, size_t d) {
 
 static void test_dense(lk_cuda_device *dev, size_t d, size_t per) {
   for (const numbers kind : {UNIFORM, PLAIN, PEAKED}) {
-    const job one = {d, per, 2, {{}, {}}, {}, kind};
+    const job one = {d, per, 2, {{}, {}}, {}, kind, false, false};
     for (const uint64_t n : {1, 63, 64, 65, 200}) {
       job alone = one, later = one;
       alone.sequences = {{0, n, 0, 0}};
@@ -276,9 +332,9 @@ static void test_dense(lk_cuda_device *dev, size_t d, size_t per) {
 }
 
 /* Lean middles of other sizes for each head, 0, padded and all channels among them. */
-static void test_lean(lk_cuda_device *dev, size_t d, size_t per) {
+static void test_lean(lk_cuda_device *dev, size_t d, size_t per, bool for_pruned, bool for_empty) {
   for (const numbers kind : {UNIFORM, PLAIN, PEAKED}) {
-    job one = {d, per, 5, {}, {}, kind};
+    job one = {d, per, 5, {}, {}, kind, for_pruned, for_empty};
     one.kept = {{}, some(18, d), all_channels(d), some(48, d), some(1, d)};
     one.sequences = {{320, 70, 2, 1}, {641, 100, 1, 6}, {1000, 33, 0, 12}, {90, 40, 0, 0}};
     test_job(dev, one);
@@ -304,7 +360,7 @@ static void bench(lk_cuda_device *dev, size_t n_tokens) {
   buffer<uint16_t> arena(numbers);
   buffer<float> q(queries), out(n_q);
   buffer<lk_page_entry> tables(table);
-  buffer<lk_cuda_group> groups(std::vector<lk_cuda_group>{{0, n_tokens, 0, 0, 0, 0, 0, 0}});
+  buffer<lk_cuda_group> groups(std::vector<lk_cuda_group>{{0, n_tokens, 0, 0, 0, 0, 0, 0, NULL}});
   lk_cuda_attend_rows args;
   memset(&args, 0, sizeof args);
   args.view.arena[LK_PAGE_WIDE] = (unsigned char *)arena.p;
@@ -352,7 +408,10 @@ int main(int argc, char **argv) {
   for (size_t d = 64; d <= 128; d += 64)
     for (const size_t per : {1, 2, 3, 4, 6, 7, 8}) {
       test_dense(&dev, d, per);
-      test_lean(&dev, d, per);
+      test_lean(&dev, d, per, false, false);
+      test_lean(&dev, d, per, true, true);
+      if (per == 4) test_lean(&dev, d, per, true, false);
+      if (per == 4) test_lean(&dev, d, per, false, true);
     }
   return finish("test_cuda_attend");
 }

@@ -28,7 +28,10 @@ struct sequence {
   size_t n_tokens;
   std::vector<uint16_t> k, v; /* [T][Hk][D] bf16 */
   std::vector<float> q;       /* [Hq][D] */
+  std::vector<float> sums;    /* [MEAN_OFFSET + Hk][2][D]; NaN where there is no middle */
 };
+
+enum { MEAN_OFFSET = 3 }; /* heads before this layer's */
 
 static sequence make_sequence(const layer &l, size_t n_tokens, float spread, uint64_t *seed) {
   sequence s;
@@ -39,19 +42,47 @@ static sequence make_sequence(const layer &l, size_t n_tokens, float spread, uin
   for (auto &x : s.k) x = lk_f32_to_bf16(fixture_uniform(seed));
   for (auto &x : s.v) x = lk_f32_to_bf16(fixture_uniform(seed));
   for (auto &x : s.q) x = spread * fixture_uniform(seed);
+  /* Of a mean like a key and a value, whatever those are: a true mean would be near 0. */
+  const size_t n_middle = middle_end(l, n_tokens) - l.n_sink;
+  s.sums.assign((MEAN_OFFSET + l.n_kv_heads) * 2 * l.head_dim, NAN);
+  for (size_t i = MEAN_OFFSET * 2 * l.head_dim; n_middle > 0 && i < s.sums.size(); i++)
+    s.sums[i] = (float)n_middle * fixture_uniform(seed);
   return s;
 }
 
+/* The logit of the mean over the channels that head h drops, and the sum of its magnitudes. */
+static double mean_logit(const layer &l, const sequence &s, uint32_t hq, uint32_t h, double scale,
+                         double *size) {
+  const uint32_t D = l.head_dim;
+  const double n = (double)(middle_end(l, s.n_tokens) - l.n_sink);
+  double sum = 0;
+  *size = 0;
+  for (uint32_t c = 0; c < D; c++) {
+    if (std::binary_search(l.channels[h].begin(), l.channels[h].end(), (uint16_t)c)) continue;
+    const double term = (double)s.q[hq * D + c] * s.sums[((MEAN_OFFSET + h) * 2) * D + c] / n;
+    sum += term;
+    *size += std::fabs(term);
+  }
+  return sum * scale;
+}
+
 /* What a kernel may be off by: the probabilities are rounded to bf16 (2^-8 of each, in numerator
- * and denominator), logits are fp32 sums of n products (n 2^-24 of the sum of magnitudes), and the
- * sums over T tokens are fp32. */
+ * and denominator), logits are fp32 sums of n products (n 2^-24 of the sum of magnitudes; of the
+ * mean's part D / 32 in a lane, 5 of lanes and 7 of factors: at most 16), and the sums over T
+ * tokens are fp32. */
 static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<double> *out,
                    std::vector<double> *bound) {
   const uint32_t D = l.head_dim, h = hq / (l.n_heads / l.n_kv_heads);
   const size_t end = middle_end(l, s.n_tokens);
   const double scale = 1 / std::sqrt((double)D);
   std::vector<double> x(s.n_tokens, -INFINITY), error(s.n_tokens, 0);
-  double largest = -INFINITY, worst = 0;
+  const bool has_middle = end > l.n_sink, empty = l.channels[h].empty();
+  const bool with_mean = has_middle && (empty ? l.means.for_empty : l.means.for_pruned);
+  double mean_size = 0;
+  const double mean = with_mean ? mean_logit(l, s, hq, h, scale, &mean_size) : 0;
+  double largest = with_mean && empty ? mean : -INFINITY;
+  const double mean_error = 16 * mean_size;
+  double worst = mean_error * scale * std::ldexp(1.0, -23);
   for (size_t j = 0; j < s.n_tokens; j++) {
     const bool in_middle = j >= l.n_sink && j < end;
     const uint16_t *k = &s.k[(j * l.n_kv_heads + h) * D];
@@ -65,8 +96,9 @@ static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<d
       sum += term;
       size += std::fabs(term);
     }
-    x[j] = sum * scale;
-    worst = std::max(worst, (double)(n + 8) * size * scale * std::ldexp(1.0, -23));
+    x[j] = sum * scale + (in_middle ? mean : 0);
+    const double error = (double)(n + 8) * size + (in_middle ? mean_error : 0);
+    worst = std::max(worst, error * scale * std::ldexp(1.0, -23));
     largest = std::max(largest, x[j]);
   }
   double total = 0;
@@ -80,6 +112,15 @@ static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<d
     for (uint32_t c = 0; c < D; c++) {
       (*out)[c] += p * lk_bf16_to_f32(v[c]);
       size[c] += p * std::fabs(lk_bf16_to_f32(v[c]));
+    }
+  }
+  if (with_mean && empty) {
+    const double p = std::exp(mean - largest);
+    const float *values = &s.sums[((MEAN_OFFSET + h) * 2 + 1) * D];
+    total += p * (double)(end - l.n_sink);
+    for (uint32_t c = 0; c < D; c++) {
+      (*out)[c] += p * values[c];
+      size[c] += p * std::fabs(values[c]);
     }
   }
   bound->assign(D, 0);
@@ -161,8 +202,12 @@ static pool make_pool(size_t n, uint64_t *seed) {
 static device_layer upload_layer(const layer &l, size_t n_pages) {
   device_layer d = {};
   std::vector<uint16_t> channels((size_t)l.n_kv_heads * l.head_dim, 0);
-  for (uint32_t h = 0; h < l.n_kv_heads; h++)
-    std::copy(l.channels[h].begin(), l.channels[h].end(), &channels[(size_t)h * l.head_dim]);
+  for (uint32_t h = 0; h < l.n_kv_heads; h++) {
+    const std::vector<uint16_t> &kept = l.channels[h];
+    uint16_t *to = std::copy(kept.begin(), kept.end(), channels.data() + (size_t)h * l.head_dim);
+    for (uint32_t c = 0; c < l.head_dim; c++)
+      if (!std::binary_search(kept.begin(), kept.end(), (uint16_t)c)) *to++ = (uint16_t)c;
+  }
   d.n_pages = n_pages;
   const size_t bytes[] = {l.wide_bytes, l.lean_bytes};
   for (int k = 0; k < 2; k++) {
@@ -183,8 +228,8 @@ static void free_layer(device_layer *d) {
   cudaFree((void *)d->view.channels);
 }
 
-static std::vector<float> run_batch(lk_cuda_device *dev, const device_layer &d, const batch &b,
-                                    uint32_t max_pages) {
+static std::vector<float> run_batch(lk_cuda_device *dev, const layer &l, const device_layer &d,
+                                    const batch &b, uint32_t max_pages) {
   lk_cuda_decode job = {};
   const size_t n_out = b.q.size();
   job.view = d.view;
@@ -194,6 +239,12 @@ static std::vector<float> run_batch(lk_cuda_device *dev, const device_layer &d, 
   job.q = fixture_to_device(b.q.data(), b.q.size());
   job.max_pages = max_pages;
   job.settled = job.n_groups == 1; /* either way: the same bits */
+  job.means = l.means;
+  job.means.offset = (size_t)MEAN_OFFSET * 2 * l.head_dim;
+  if (l.means.for_pruned || l.means.for_empty) {
+    const std::vector<float> unset((size_t)job.n_groups * l.n_heads, NAN);
+    job.mean_logits = fixture_to_device(unset.data(), unset.size());
+  }
   const size_t scratch = lk_cuda_decode_scratch_bytes(
       job.n_groups, d.view.n_heads, d.view.n_kv_heads, d.view.head_dim, max_pages);
   CUDA_OK(cudaMalloc(&job.scratch, scratch));
@@ -205,7 +256,8 @@ static std::vector<float> run_batch(lk_cuda_device *dev, const device_layer &d, 
   fixture_check(dev);
   std::vector<float> out(n_out);
   CUDA_OK(cudaMemcpy(out.data(), job.out, n_out * sizeof(float), cudaMemcpyDeviceToHost));
-  void *all[] = {(void *)job.groups, (void *)job.tables, (void *)job.q, job.scratch, job.out};
+  void *all[] = {(void *)job.groups, (void *)job.tables, (void *)job.q, job.scratch, job.out,
+                 job.mean_logits};
   for (void *p : all) cudaFree(p);
   return out;
 }
@@ -233,11 +285,13 @@ static void test_layer(lk_cuda_device *dev, const char *name, const layer &l,
                          bytes.data(), bytes.size() * 2, cudaMemcpyHostToDevice));
     }
     add_group(l, n, entries.data(), &all);
+    all.groups.back().mean =
+        fixture_to_device(sequences.back().sums.data(), sequences.back().sums.size());
     all.q.insert(all.q.end(), sequences.back().q.begin(), sequences.back().q.end());
     max_pages = std::max(max_pages, (uint32_t)entries.size());
   }
   end_groups(&all);
-  const std::vector<float> out = run_batch(dev, d, all, max_pages);
+  const std::vector<float> out = run_batch(dev, l, d, all, max_pages);
   double worst = 0;
   const size_t row = (size_t)l.n_heads * l.head_dim;
   std::vector<wanted> wants;
@@ -257,14 +311,16 @@ static void test_layer(lk_cuda_device *dev, const char *name, const layer &l,
   for (size_t i = 0; i < lengths.size(); i++) {
     batch one;
     add_group(l, lengths[i], &all.tables[all.groups[i].table], &one);
+    one.groups[0].mean = all.groups[i].mean;
     end_groups(&one);
     one.q = sequences[i].q;
-    const std::vector<float> alone = run_batch(dev, d, one, max_pages);
+    const std::vector<float> alone = run_batch(dev, l, d, one, max_pages);
     check(memcmp(alone.data(), &out[i * row], row * sizeof(float)) == 0,
           "FAILED %s: other bits alone (sequence %g of %g)\n", name, (double)i,
           (double)lengths.size());
   }
   printf("%-44s worst %.3f of the bound\n", name, worst);
+  for (size_t i = 0; i < lengths.size(); i++) cudaFree(all.groups[i].mean);
   free_layer(&d);
 }
 
@@ -278,15 +334,20 @@ static void test_all(lk_cuda_device *dev, uint64_t seed) {
       for (uint32_t h = 0; h < 4; h++)
         kept.push_back((uint32_t)((fixture_random(&seed) % 9) * D / 8));
       kept[G % 4] = 0;
-      const layer l = make_layer(4 * G, 4, D, kept, &seed);
-      const std::string name =
-          "D " + std::to_string(D) + ", G " + std::to_string(G) + ", all lengths";
+      layer l = make_layer(4 * G, 4, D, kept, &seed);
+      l.means.for_pruned = G % 2;
+      l.means.for_empty = G / 2 % 2;
+      const std::string name = "D " + std::to_string(D) + ", G " + std::to_string(G) +
+                               (l.means.for_pruned ? ", compensated" : "") +
+                               (l.means.for_empty ? ", policy mean" : "") + ", all lengths";
       test_layer(dev, name.c_str(), l, edges, 1000, 4.0f, 4 * G, &seed);
     }
     for (uint32_t dk = 2; dk <= D; dk += D == 64 ? 6 : 10) {
-      const layer l = make_layer(8, 2, D, {dk, D - dk}, &seed);
+      layer l = make_layer(8, 2, D, {dk, D - dk}, &seed);
       const std::string name = "D " + std::to_string(D) + ", Dk " + std::to_string(dk);
       test_layer(dev, name.c_str(), l, {1100, 3333}, 200, 30.0f, 8, &seed);
+      l.means.for_pruned = l.means.for_empty = true;
+      test_layer(dev, (name + ", means").c_str(), l, {1100, 3333}, 200, 30.0f, 8, &seed);
     }
   }
   const layer dense = make_layer(8, 2, 128, {128, 128}, &seed);
@@ -298,8 +359,10 @@ static void test_all(lk_cuda_device *dev, uint64_t seed) {
   test_layer(dev, "64 ragged sequences",
              make_layer(32, 8, 128, {0, 32, 64, 96, 128, 16, 48, 80}, &seed), ragged, 3200, 4.0f, 2,
              &seed);
-  test_layer(dev, "131,072 tokens", make_layer(8, 2, 128, {32, 0}, &seed), {131072, 131071, 40000},
-             5200, 8.0f, 4, &seed);
+  layer longest = make_layer(8, 2, 128, {32, 0}, &seed);
+  test_layer(dev, "131,072 tokens", longest, {131072, 131071, 40000}, 5200, 8.0f, 4, &seed);
+  longest.means.for_pruned = longest.means.for_empty = true;
+  test_layer(dev, "131,072 tokens, means", longest, {131072, 40000}, 5200, 8.0f, 4, &seed);
   /* 20,000 pages of 256 KB: products beyond 2^32. */
   test_layer(dev, "arena of 5 GB",
              make_layer(32, 8, 128, {128, 128, 96, 128, 128, 64, 128, 128}, &seed), {5000, 3000},
@@ -308,8 +371,10 @@ static void test_all(lk_cuda_device *dev, uint64_t seed) {
 
 static void test_quick(lk_cuda_device *dev, uint64_t seed) {
   for (uint32_t D = 64; D <= 128; D += 64) {
-    const layer l = make_layer(8, 2, D, {D / 4, 0}, &seed);
+    layer l = make_layer(8, 2, D, {D / 4, 0}, &seed);
     test_layer(dev, "quick", l, {1, 65, 897, 1100, 3000}, 120, 4.0f, 8, &seed);
+    l.means.for_pruned = l.means.for_empty = true;
+    test_layer(dev, "quick, means", l, {1, 65, 897, 1100, 3000}, 120, 4.0f, 8, &seed);
   }
 }
 

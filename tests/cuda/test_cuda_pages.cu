@@ -204,6 +204,40 @@ static void test_sums(lk_cuda_device *dev, size_t d, size_t n_heads, size_t n) {
         "sum_pages: D %zu, %zu heads, %zu pages", d, n_heads, n);
 }
 
+/* Pages to the groups' means, one passed over, one of no mean: to the bits of sum_pages. */
+static void test_sum_rows(lk_cuda_device *dev, size_t d, size_t n_heads) {
+  enum { N = 7, OVER = 2, NONE = 4, OFFSET = 5 };
+  const size_t n_pages[LK_N_PAGE_KINDS] = {13, 1, 13};
+  pages all(d, std::vector<std::vector<uint16_t>>(n_heads, all_channels(d)), 1, n_pages, untouched);
+  fill_random(all);
+  std::vector<lk_page_entry> list =
+      pick_pages(N, joined(entries(13, LK_PAGE_WIDE), entries(13, LK_PAGE_STAGE)));
+  const size_t stride = n_heads * 2 * d, n_floats = OFFSET + stride;
+  std::vector<float> means(N * n_floats);
+  for (float &x : means) x = random_normal();
+  buffer<float> device_means(means);
+  std::vector<lk_cuda_group> groups(N);
+  for (size_t i = 0; i < N; i++) groups[i].mean = i == NONE ? NULL : device_means.p + i * n_floats;
+  for (size_t i = 0; i < N; i++) {
+    buffer<lk_page_entry> one(std::vector<lk_page_entry>{list[i]});
+    std::vector<float> sums(2 * stride);
+    std::copy_n(means.begin() + (ptrdiff_t)(i * n_floats + OFFSET), stride, sums.begin());
+    buffer<float> device_sums(sums);
+    lk_cuda_sum_pages(dev, &all.view, one.p, 1, device_sums.p);
+    sums = device_sums.get(dev);
+    if (i != OVER && i != NONE)
+      std::copy_n(sums.begin() + (ptrdiff_t)stride, stride,
+                  means.begin() + (ptrdiff_t)(i * n_floats + OFFSET));
+  }
+  list[OVER] = passed_over;
+  buffer<lk_page_entry> device_list(list);
+  buffer<lk_cuda_group> device_groups(groups);
+  lk_cuda_sum_rows(dev, &all.view, device_list.p, N, device_groups.p, OFFSET);
+  const std::vector<float> got = device_means.get(dev);
+  check(memcmp(got.data(), means.data(), got.size() * sizeof(float)) == 0,
+        "sum_rows: D %zu, %zu heads", d, n_heads);
+}
+
 int main() {
   lk_cuda_device dev;
   open_device(&dev);
@@ -218,6 +252,7 @@ int main() {
     for (int i = 0; i < 4; i++) test_pack(&dev, d);
     test_copy(&dev, d);
     for (const size_t n : {0, 1, 2, 8, 9, 23}) test_sums(&dev, d, 3, n);
+    for (const size_t n_heads : {1, 3, 8}) test_sum_rows(&dev, d, n_heads);
   }
   return finish("test_cuda_pages");
 }

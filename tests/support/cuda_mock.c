@@ -438,7 +438,8 @@ typedef struct pages_args {
   const float *k, *v;
   const lk_slot *slots;
   float *sums;
-  size_t n;
+  const lk_cuda_group *groups;
+  size_t offset, n;
 } pages_args;
 
 static void run_append(const void *args) {
@@ -511,6 +512,48 @@ static void run_copy_pages(const void *args) {
            j->dst.page_bytes[j->to[i].kind]);
 }
 
+/* to[Hk][2][D] = from + the sums over a page, which are added up by themselves. */
+static void sum_page(const lk_cuda_view *view, lk_page_entry page, const float *from, float *to) {
+  const size_t d = view->head_dim;
+  for (size_t i = 0; i < view->n_kv_heads * 2 * d; i++) {
+    const segment s = segment_of(view, page, i / (2 * d));
+    float sum = 0;
+    assert_true(page.kind != LK_PAGE_LEAN);
+    for (size_t t = 0; t < P; t++)
+      sum += lk_bf16_to_f32(*element(i / d % 2 ? s.v : s.k, d, t, i % d));
+    to[i] = from[i] + sum;
+  }
+}
+
+static void run_sum_pages(const void *args) {
+  const pages_args *j = args;
+  const size_t n = (size_t)j->src.n_kv_heads * 2 * j->src.head_dim;
+  for (size_t i = 0; i < j->n; i++)
+    sum_page(&j->src, j->from[i], j->sums + i * n, j->sums + (i + 1) * n);
+}
+
+static void mock_sum_pages(lk_cuda_device *dev, const lk_cuda_view *view,
+                           const lk_page_entry *pages, size_t n_pages, float *sums) {
+  const pages_args a = {.src = *view, .from = pages, .sums = sums, .n = n_pages};
+  LAUNCH(dev, run_sum_pages, a);
+}
+
+static void run_sum_rows(const void *args) {
+  const pages_args *j = args;
+  for (size_t i = 0; i < j->n; i++) {
+    if (j->from[i].kind == LK_N_PAGE_KINDS) continue;
+    float *mean = j->groups[i].mean + j->offset;
+    sum_page(&j->src, j->from[i], mean, mean);
+  }
+}
+
+static void mock_sum_rows(lk_cuda_device *dev, const lk_cuda_view *view, const lk_page_entry *pages,
+                          size_t n_pages, const lk_cuda_group *groups, size_t offset) {
+  const pages_args a = {
+      .src = *view, .from = pages, .groups = groups, .offset = offset, .n = n_pages};
+  LAUNCH(dev, run_sum_rows, a);
+}
+
 static void mock_copy_pages(lk_cuda_device *dev, const lk_cuda_view *src, const lk_page_entry *from,
                             const lk_cuda_view *dst, const lk_page_entry *to, size_t n_pages) {
   const pages_args a = {.src = *src, .dst = *dst, .from = from, .to = to, .n = n_pages};
@@ -526,15 +569,32 @@ typedef struct attend_args {
   const lk_page_entry *tables;
   const float *q;
   float *out;
+  lk_cuda_means means;
   bool checks_sums;
 } attend_args;
+
+/* What the mean of the group's middle gives query q, over the channels that kv head h drops. */
+static double mean_logit(const attend_args *j, const lk_cuda_group *g, size_t h, const float *q) {
+  const size_t d = j->view.head_dim;
+  const float *sums = g->mean + j->means.offset + h * 2 * d;
+  double sum = 0;
+  for (size_t i = j->view.heads[h].n_kept; i < d; i++) {
+    const size_t c = j->view.channels[h * d + i];
+    sum += (double)q[c] * (double)sums[c] / (double)g->n_middle;
+  }
+  return sum / sqrt((double)d);
+}
 
 /* Head h of the row at `pos`, twice over its keys: the largest logit, then the sums. */
 static void attend_head(const attend_args *j, const lk_cuda_group *g, size_t row, size_t h) {
   const size_t d = j->view.head_dim, per = j->view.n_heads / j->view.n_kv_heads;
   const size_t pos = g->first_pos + (row - g->first_row), at = (row * j->view.n_heads + h) * d;
   const float *q = j->q + at;
-  double largest = -INFINITY, sum = 0, out[128] = {0};
+  const bool empty = g->n_middle && j->view.heads[h / per].n_kept == 0;
+  const bool with_mean =
+      g->n_middle && g->mean && (empty ? j->means.for_empty : j->means.for_pruned);
+  const double mean = with_mean ? mean_logit(j, g, h / per, q) : 0;
+  double largest = with_mean && empty ? mean : -INFINITY, sum = 0, out[128] = {0};
   for (int second = 0; second < 2; second++)
     for (size_t key = 0; key <= pos; key++) {
       const lk_page_entry e = j->tables[g->table + key / P];
@@ -547,6 +607,7 @@ static void attend_head(const attend_args *j, const lk_cuda_group *g, size_t row
         logit += (double)q[s.channels ? s.channels[i] : i] *
                  (double)lk_bf16_to_f32(*element(s.k, s.n, key % P, i));
       logit /= sqrt((double)d);
+      if (lean && with_mean) logit += mean;
       largest = fmax(largest, logit);
       if (!second) continue;
       const double p = exp(logit - largest);
@@ -554,6 +615,10 @@ static void attend_head(const attend_args *j, const lk_cuda_group *g, size_t row
       for (size_t c = 0; c < d; c++)
         out[c] += p * (double)lk_bf16_to_f32(*element(s.v, d, key % P, c));
     }
+  const double weight = with_mean && empty ? exp(mean - largest) : 0;
+  const float *values = weight > 0 ? g->mean + j->means.offset + (h / per * 2 + 1) * d : NULL;
+  sum += weight * (double)g->n_middle;
+  for (size_t c = 0; values && c < d; c++) out[c] += weight * (double)values[c];
   for (size_t c = 0; c < d; c++) j->out[at + c] = (float)(out[c] / sum);
 }
 
@@ -591,7 +656,9 @@ static void mock_decode(lk_cuda_device *dev, const lk_cuda_decode *job) {
                          .tables = job->tables,
                          .q = job->q,
                          .out = job->out,
+                         .means = job->means,
                          .checks_sums = true};
+  assert_int_equal(job->mean_logits != NULL, job->means.for_empty || job->means.for_pruned);
   LAUNCH(dev, run_touch, scratch);
   LAUNCH(dev, run_attend, a);
 }
@@ -602,7 +669,8 @@ static void mock_attend_rows(lk_cuda_device *dev, const lk_cuda_attend_rows *job
                          .n_groups = job->n_groups,
                          .tables = job->tables,
                          .q = job->q,
-                         .out = job->out};
+                         .out = job->out,
+                         .means = job->means};
   LAUNCH(dev, run_attend, a);
 }
 
@@ -641,6 +709,8 @@ const lk_cuda_api *lk_cuda_mock_api(void) {
                                   .rope_append = mock_rope_append,
                                   .pack = mock_pack,
                                   .copy_pages = mock_copy_pages,
+                                  .sum_pages = mock_sum_pages,
+                                  .sum_rows = mock_sum_rows,
                                   .decode = mock_decode,
                                   .attend_rows = mock_attend_rows};
   return &api;

@@ -8,6 +8,7 @@
  * do not depend on its place in a block: what it does not see adds exact zeros. */
 #include <math.h>
 
+#include "cuda/attention/mean.cuh"
 #include "cuda/ptx.cuh"
 #include "cuda/bf16.cuh"
 #include "cuda/ops.cuh"
@@ -36,6 +37,9 @@ typedef struct tile {
   uint32_t h, n_lean, lean_offset; /* kv head; its padded channels, its place in lean pages */
   uint32_t middle_begin, n_middle; /* pages */
   uint32_t q_shared, slots;        /* addresses in shared memory */
+  const float *sums;               /* [2][D] over the middle, where its mean stands in; or NULL */
+  uint64_t n_means;                /* tokens that it is the mean of */
+  float mean_logits[TILE_ROWS];    /* of each row, not scaled */
 } tile;
 
 /* What a warp knows of its 32 rows. Of a 16-row tile a lane holds rows l / 4 and l / 4 + 8. sum is
@@ -238,6 +242,23 @@ add_values(uint32_t v, const uint32_t p[ROW_TILES][KEY_TILES / 2][4], rows_state
     }
 }
 
+/* The mean's part of the logits of a lean page. */
+static __device__ __forceinline__ void add_mean_logits(const tile &t,
+                                                       float s[ROW_TILES][KEY_TILES][4]) {
+  const uint32_t row = threadIdx.x / 32 * WARP_ROWS + lk_lane() / 4;
+#pragma unroll
+  for (int i = 0; i < ROW_TILES; i++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const float x = t.mean_logits[row + i * 16 + half * 8];
+#pragma unroll
+      for (int j = 0; j < KEY_TILES; j++) {
+        s[i][j][2 * half] += x;
+        s[i][j][2 * half + 1] += x;
+      }
+    }
+}
+
 /* ---- pages of one kind ---- */
 
 /* The table's place of the i-th page, where `skip` are passed over after the first n_before. */
@@ -272,12 +293,54 @@ static __device__ __forceinline__ void see_pages(const lk_cuda_attend_rows &job,
     const uint32_t slot = t.slots + i % N_SLOTS * (P * 2 * D * 2);
     float s[ROW_TILES][KEY_TILES][4];
     logits(t.q_shared, slot, n, s);
+    if (LEAN && t.sums) add_mean_logits(t, s);
     const int64_t before = t.first_pos - (int64_t)page_at(i, n_before, skip) * P;
     if (before < P - 1) mask_logits(t, (int)before, s);
     uint32_t p[ROW_TILES][KEY_TILES / 2][4];
     softmax<D>(scale, s, state, p);
     add_values<D>(slot + P * n * 2, p, state);
   }
+}
+
+/* Each row's logit of the mean; a warp's rows are its own. */
+template <int D> static __device__ void find_mean_logits(const lk_cuda_attend_rows &job, tile *t) {
+  const uint32_t first = threadIdx.x / 32 * WARP_ROWS, n_kept = job.view.heads[t->h].n_kept;
+  const uint16_t *channels = job.view.channels + (size_t)t->h * D;
+  for (uint32_t row = first; row < first + WARP_ROWS; row++) {
+    const uint32_t token = row / t->per;
+    float logit = 0;
+    if (token < t->n_tokens) {
+      const float *q =
+          job.q + ((t->first_row + token) * job.view.n_heads + t->h * t->per + row % t->per) * D;
+      logit = lk_mean_logit(q, t->sums, channels, n_kept, D, t->n_means);
+    }
+    if (threadIdx.x % 32 == 0) t->mean_logits[row] = logit;
+  }
+  __syncwarp();
+}
+
+/* The mean of the middle as the last key, n_means times. */
+template <int D>
+static __device__ __forceinline__ void see_mean(const tile &t, float scale, rows_state<D> &state) {
+  const uint32_t lane = lk_lane(), warp_row = threadIdx.x / 32 * WARP_ROWS;
+  const float *values = t.sums + D + 2 * (lane % 4);
+#pragma unroll
+  for (int i = 0; i < ROW_TILES; i++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const float logit = t.mean_logits[warp_row + i * 16 + half * 8 + lane / 4];
+      const float max = fmaxf(state.max[i][half], logit);
+      const float fix = lk_exp2((state.max[i][half] - max) * scale);
+      const float weight = lk_exp2((logit - max) * scale);
+      const float n = lane % 4 == 0 ? (float)t.n_means : 0.0f;
+      state.sum[i][half] = fmaf(state.sum[i][half], fix, n * weight);
+#pragma unroll
+      for (int j = 0; j < D / 8; j++) {
+        const float2 x = *(const float2 *)(values + j * 8);
+        state.o[i][j][2 * half] = fmaf(state.o[i][j][2 * half], fix, x.x * weight);
+        state.o[i][j][2 * half + 1] = fmaf(state.o[i][j][2 * half + 1], fix, x.y * weight);
+      }
+    }
 }
 
 /* out = o / sum. */
@@ -321,9 +384,13 @@ static __device__ void place_tile(const lk_cuda_attend_rows &job, const lk_cuda_
   t->middle_begin = (uint32_t)(group->middle_begin / P);
   t->n_middle = (uint32_t)(group->n_middle / P);
   t->n_lean = t->lean_offset = 0;
+  t->sums = NULL;
+  t->n_means = group->n_middle;
   if (t->n_middle) { /* else a dense cache, which may have no description of heads */
-    t->n_lean = job.view.heads[t->h].n_padded;
-    t->lean_offset = job.view.heads[t->h].lean_offset;
+    const lk_cuda_head *head = &job.view.heads[t->h];
+    t->n_lean = head->n_padded;
+    t->lean_offset = head->lean_offset;
+    t->sums = lk_mean_sums(&job.means, group, t->h, head->n_kept, D);
   }
   t->q_shared = shared;
   t->slots = shared + TILE_ROWS * D * 2;
@@ -344,6 +411,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
   if (first >= group->n_rows) return;
   if (threadIdx.x == 0) place_tile<D>(job, group, first, lk_shared_address(shared), &t);
   __syncthreads();
+  if (t.sums) find_mean_logits<D>(job, &t);
   rows_state<D> state;
 #pragma unroll
   for (int i = 0; i < ROW_TILES; i++)
@@ -356,6 +424,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
     }
   see_pages<D, true>(job, t, scale, state);
   see_pages<D, false>(job, t, scale, state);
+  if (t.sums && t.n_lean == 0) see_mean<D>(t, scale, state);
   store_rows<D>(job, t, state);
 }
 

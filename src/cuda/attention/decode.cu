@@ -31,6 +31,7 @@ template <int D> struct decode_shared {
   float o[N_CONSUMER_WARPS][MERGE_HEADS][D + 4]; /* + 4: no two lanes meet in a bank */
   float m[N_CONSUMER_WARPS][LK_CUDA_MAX_GROUP], l[N_CONSUMER_WARPS][LK_CUDA_MAX_GROUP];
   __nv_bfloat16 q_wide[LK_CUDA_MAX_GROUP][D + 8], q_lean[LK_CUDA_MAX_GROUP][D + 8];
+  float lean_bias[LK_CUDA_MAX_GROUP]; /* the mean's part of lean logits */
   uint64_t full[MAX_SLOTS], empty[MAX_SLOTS];
 };
 
@@ -187,8 +188,8 @@ template <int D> static __device__ __forceinline__ void sums_clear(warp_sums<D> 
     for (int i = 0; i < 4; i++) s->o[t][i] = 0.0f;
 }
 
-/* The group's query rows to bf16: all channels, and those that the head keeps, zeros behind them.
- */
+/* The group's query rows to bf16: all channels, and those that the head keeps, zeros behind them;
+ * and what is added to lean logits. */
 template <int D>
 static __device__ void load_queries(const lk_cuda_decode *job, const head_work *w,
                                     decode_shared<D> *sh) {
@@ -201,6 +202,11 @@ static __device__ void load_queries(const lk_cuda_decode *job, const head_work *
     sh->q_wide[h][c] = __float2bfloat16_rn(h < group_size ? q[h * D + c] : 0.0f);
     const bool kept = h < group_size && c < n_kept;
     sh->q_lean[h][c] = __float2bfloat16_rn(kept ? q[h * D + channels[c]] : 0.0f);
+  }
+  if (threadIdx.x < LK_CUDA_MAX_GROUP) {
+    const bool with_mean = job->mean_logits != NULL && threadIdx.x < group_size;
+    const size_t at = (size_t)w->group * job->view.n_heads + w->head * group_size + threadIdx.x;
+    sh->lean_bias[threadIdx.x] = with_mean ? job->mean_logits[at] : 0.0f;
   }
 }
 
@@ -256,9 +262,11 @@ consume_tile(unsigned char *slot, const head_work *w, bool lean, uint32_t n_vali
   const uint32_t k_tile = lk_shared_address(slot), v_tile = k_tile + LK_CUDA_P * n * 2;
   float s[4], largest[2];
   tile_logits<D>(k_tile, lean ? sh->q_lean : sh->q_wide, n, first + lane % 16, s);
+  const float2 bias =
+      lean ? *(const float2 *)&sh->lean_bias[lane % 4 * 2] : make_float2(0.0f, 0.0f);
   for (int i = 0; i < 4; i++) {
     const uint32_t token = first + lane / 4 + (i / 2) * 8;
-    s[i] = token < n_valid ? s[i] * scale : -INFINITY;
+    s[i] = token < n_valid ? __fmaf_rn(s[i], scale, i % 2 ? bias.y : bias.x) : -INFINITY;
   }
   for (int i = 0; i < 2; i++) largest[i] = fmaxf(s[i], s[i + 2]);
   const bool raise = largest[0] > sums->m[0] + MAX_LAG || largest[1] > sums->m[1] + MAX_LAG;
@@ -554,6 +562,17 @@ static __device__ merge_sum merge_node(const lk_cuda_decode *job, uint32_t group
   return sum;
 }
 
+/* The middle of a head without lean pages, where its mean stands for it: one key, n times. */
+static __device__ __forceinline__ void merge_mean(const lk_cuda_decode *job, uint32_t group,
+                                                  uint32_t hq, uint32_t head, uint32_t channel,
+                                                  merge_sum *sum) {
+  const float m = job->mean_logits[(size_t)group * job->view.n_heads + hq];
+  if (m == -INFINITY) return;
+  const lk_cuda_group *g = &job->groups[group];
+  const float *values = g->mean + job->means.offset + ((size_t)head * 2 + 1) * job->view.head_dim;
+  merge_fold(sum, m, (float)g->n_middle, *(const float2 *)(values + channel));
+}
+
 template <int D>
 static __global__ void __launch_bounds__(MAX_MERGE_THREADS)
     merge_kernel(const __grid_constant__ lk_cuda_decode job, uint32_t n_parts) {
@@ -609,6 +628,7 @@ static __global__ void __launch_bounds__(MAX_MERGE_THREADS)
     __syncthreads();
   }
   if (lane != 0) return;
+  if (empty_head && job.mean_logits != NULL) merge_mean(&job, group, hq, head, channel, &total);
   float2 *out = (float2 *)(job.out + ((size_t)group * job.view.n_heads + hq) * D + channel);
   *out = make_float2(total.o.x / total.l, total.o.y / total.l);
 }
@@ -666,6 +686,7 @@ static void launch(lk_cuda_device *dev, lk_cuda_ring *ring, const lk_cuda_decode
 }
 
 void lk_cuda_decode_attention(lk_cuda_device *dev, const lk_cuda_decode *job) {
+  if (job->mean_logits != NULL) lk_cuda_mean_logits(dev, job);
   if (job->view.head_dim == 128)
     launch<128>(dev, &dev->ring[1], job);
   else

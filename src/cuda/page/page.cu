@@ -228,19 +228,28 @@ void lk_cuda_copy_pages(lk_cuda_device *dev, const lk_cuda_view *src, const lk_p
 
 enum { AHEAD = 8 };
 
-/* sums[i + 1] = page i's sums, each in the order of keys. A thread adds up one channel. */
-static __global__ void page_sums_kernel(const __grid_constant__ lk_cuda_view view,
-                                        const lk_page_entry *pages, float *sums) {
-  const uint32_t h = blockIdx.y, d = view.head_dim, is_v = threadIdx.x / d;
+/* Head h's sum over a page, in the order of keys, of the thread's channel: threads [2][D], of K and
+ * of V. */
+static __device__ __forceinline__ float page_sum(const lk_cuda_view &view, lk_page_entry page,
+                                                 uint32_t h) {
+  const uint32_t d = view.head_dim, is_v = threadIdx.x / d;
   const uint32_t channel = threadIdx.x % d, n_chunks = d / CHUNK;
-  const uint16_t *rows = (const uint16_t *)(page_of(view, pages[blockIdx.x]) + wide_offset(h, d)) +
+  const uint16_t *rows = (const uint16_t *)(page_of(view, page) + wide_offset(h, d)) +
                          is_v * LK_CUDA_P * d + channel % CHUNK;
   float sum = 0;
 #pragma unroll 16
   for (uint32_t key = 0; key < LK_CUDA_P; key++)
     sum +=
         lk_cuda_from_bf16(rows[key * d + lk_cuda_swizzle(key, channel / CHUNK, n_chunks) * CHUNK]);
-  sums[(((size_t)blockIdx.x + 1) * view.n_kv_heads + h) * 2 * d + threadIdx.x] = sum;
+  return sum;
+}
+
+/* sums[i + 1] = page i's sums. */
+static __global__ void page_sums_kernel(const __grid_constant__ lk_cuda_view view,
+                                        const lk_page_entry *pages, float *sums) {
+  const uint32_t h = blockIdx.y;
+  sums[(((size_t)blockIdx.x + 1) * view.n_kv_heads + h) * 2 * view.head_dim + threadIdx.x] =
+      page_sum(view, pages[blockIdx.x], h);
 }
 
 /* sums[i + 1] += sums[i], i ascending; several loads at once, since each sum waits for the last. */
@@ -270,4 +279,22 @@ void lk_cuda_sum_pages(lk_cuda_device *dev, const lk_cuda_view *view, const lk_p
   const size_t n = (size_t)view->n_kv_heads * 2 * view->head_dim;
   running_sums_kernel<<<lk_cuda_blocks(n, THREADS), THREADS, 0, dev->stream>>>(sums, n_pages, n);
   lk_cuda_launched(dev, "sum_pages");
+}
+
+static __global__ void sum_rows_kernel(const __grid_constant__ lk_cuda_view view,
+                                       const lk_page_entry *pages, const lk_cuda_group *groups,
+                                       size_t offset) {
+  const uint32_t h = blockIdx.y;
+  const lk_page_entry page = pages[blockIdx.x];
+  float *mean = groups[blockIdx.x].mean;
+  if (page.kind == LK_N_PAGE_KINDS || mean == NULL) return;
+  mean[offset + (size_t)h * 2 * view.head_dim + threadIdx.x] += page_sum(view, page, h);
+}
+
+void lk_cuda_sum_rows(lk_cuda_device *dev, const lk_cuda_view *view, const lk_page_entry *pages,
+                      size_t n_pages, const lk_cuda_group *groups, size_t offset) {
+  if (n_pages == 0) return;
+  const dim3 grid((unsigned)n_pages, view->n_kv_heads);
+  sum_rows_kernel<<<grid, 2 * view->head_dim, 0, dev->stream>>>(*view, pages, groups, offset);
+  lk_cuda_launched(dev, "sum_rows");
 }
