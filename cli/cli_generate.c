@@ -46,6 +46,7 @@ int cli_generation_open(const cli_engine *engine, bool masked, size_t n_ctx,
   out->n_ctx = plan->n_wide_tokens + plan->n_lean_tokens;
   /* No more tokens fit the context than it has. */
   if (out->options.n_predict > out->n_ctx) out->options.n_predict = out->n_ctx;
+  out->greedy = !(options->temperature > 0) && options->repeat_penalty == 1;
   out->logits = cli_alloc(engine->info->n_vocab, sizeof *out->logits);
   out->tokens = cli_alloc(out->options.n_predict, sizeof *out->tokens);
   return CLI_GO;
@@ -87,14 +88,17 @@ static void add_text(cli_generation *g, leank_utf8_stream *stream, const leank_t
   free(out);
 }
 
-/* Feeds the prompt; leaves the logits of its last row. */
+/* Feeds the prompt; leaves the logits of its last row, or their largest in *next. */
 static leank_status feed_prompt(cli_generation *g, const leank_token *prompt, size_t n_prompt,
-                                leank_error *err) {
+                                leank_token *next, leank_error *err) {
   leank_feed_options feed;
   cli_progress progress;
   cli_progress_begin(&progress, "prompt");
   leank_feed_options_default(&feed);
-  feed.logits = g->logits;
+  if (g->greedy)
+    feed.next = next;
+  else
+    feed.logits = g->logits;
   feed.on_progress = cli_progress_update;
   feed.user = &progress;
   double start = cli_seconds();
@@ -104,11 +108,22 @@ static leank_status feed_prompt(cli_generation *g, const leank_token *prompt, si
   return status;
 }
 
-/* Picks and decodes until something says stop. */
-static leank_status generate_tokens(cli_generation *g, leank_error *err) {
+/* Decodes the last token; leaves what feed_prompt does. */
+static leank_status decode_last(cli_generation *g, leank_token *next, leank_error *err) {
+  size_t seq = 0;
+  const leank_token *last = &g->tokens[g->n_tokens - 1];
+  double start = cli_seconds();
+  leank_status status = g->greedy
+                            ? leank_session_decode_greedy(g->session, 1, &seq, last, next, err)
+                            : leank_session_decode(g->session, 1, &seq, last, g->logits, err);
+  g->decode_seconds += cli_seconds() - start;
+  return status;
+}
+
+/* Picks and decodes until something says stop. next: the first token where greedy. */
+static leank_status generate_tokens(cli_generation *g, leank_token next, leank_error *err) {
   leank_utf8_stream stream = {{0}, 0};
   leank_status status = LEANK_OK;
-  size_t seq = 0;
   for (;;) {
     g->stop = CLI_STOP_LENGTH;
     if (g->n_tokens == g->options.n_predict) break;
@@ -117,16 +132,13 @@ static leank_status generate_tokens(cli_generation *g, leank_error *err) {
     if (g->n_undecoded) {
       g->stop = CLI_STOP_CONTEXT;
       if (leank_session_length(g->session, 0) >= g->n_ctx) break;
-      double start = cli_seconds();
-      status =
-          leank_session_decode(g->session, 1, &seq, &g->tokens[g->n_tokens - 1], g->logits, err);
-      g->decode_seconds += cli_seconds() - start;
+      status = decode_last(g, &next, err);
       if (status != LEANK_OK) break;
       g->n_undecoded = 0;
       g->n_steps++;
     }
     double start = cli_seconds();
-    leank_token token = leank_sampler_pick(g->sampler, g->logits);
+    leank_token token = g->greedy ? next : leank_sampler_pick(g->sampler, g->logits);
     if (g->n_steps) g->decode_seconds += cli_seconds() - start;
     g->tokens[g->n_tokens++] = token;
     g->n_undecoded = 1;
@@ -141,16 +153,17 @@ static leank_status generate_tokens(cli_generation *g, leank_error *err) {
 
 int cli_generate(cli_generation *g, const leank_token *prompt, size_t n_prompt) {
   leank_error err;
+  leank_token next = 0;
   g->n_tokens = g->n_undecoded = g->n_steps = 0;
   g->text.n = 0;
   cli_buffer_append(&g->text, "", 0);
   g->n_prompt = n_prompt;
   g->prefill_seconds = g->decode_seconds = 0;
   cli_interrupt_arm(g->session);
-  leank_status status = feed_prompt(g, prompt, n_prompt, &err);
+  leank_status status = feed_prompt(g, prompt, n_prompt, &next, &err);
   if (status == LEANK_OK) {
     for (size_t i = 0; i < n_prompt; i++) leank_sampler_accept(g->sampler, prompt[i]);
-    status = generate_tokens(g, &err);
+    status = generate_tokens(g, next, &err);
   } else if (status == LEANK_E_INTERRUPTED) {
     g->stop = CLI_STOP_INTERRUPTED;
     g->n_prompt = 0;

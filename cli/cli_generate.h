@@ -45,6 +45,7 @@ typedef struct cli_generation {
   cli_generate_options options;
   size_t n_ctx;
   bool masked;
+  bool greedy;   /* the likeliest token as it is: logits stay on the device */
   float *logits; /* [V] */
   bool echo;     /* stream the text to stdout */
   /* of the last cli_generate */

@@ -24,7 +24,7 @@ typedef struct bench {
   bool decode;           /* else prefill */
   leank_token *tokens;   /* [n_tokens] */
   size_t n_tokens;       /* of the longest prompt */
-  float *logits;         /* [n_seqs][V] */
+  leank_token *next;     /* [n_seqs] that the steps choose */
   double *times;         /* [n_repeats] */
   size_t *seqs;          /* [n_seqs] 0, 1, ... */
 } bench;
@@ -91,7 +91,7 @@ static int fill(const bench *b, leank_session *session, size_t seq, size_t n, do
   cli_progress progress;
   cli_progress_begin(&progress, "prefill");
   leank_feed_options_default(&feed);
-  feed.logits = b->logits;
+  feed.next = b->next;
   feed.on_progress = cli_progress_update;
   feed.user = &progress;
   if (leank_session_rewind(session, seq, 0, &err) != LEANK_OK) return cli_fail(&err);
@@ -108,13 +108,13 @@ static int fill(const bench *b, leank_session *session, size_t seq, size_t n, do
   return status == LEANK_OK ? CLI_GO : cli_fail(&err);
 }
 
-/* n decode steps of all sequences; mean seconds of one. */
+/* n decode steps of all sequences, each to the likeliest tokens; mean seconds of one. */
 static int step(const bench *b, leank_session *session, size_t n, double *seconds) {
   leank_error err;
   double start = cli_seconds();
   for (size_t i = 0; i < n; i++) {
-    if (leank_session_decode(session, b->options->n_seqs, b->seqs, &b->tokens[i % b->n_tokens],
-                             b->logits, &err) != LEANK_OK) {
+    if (leank_session_decode_greedy(session, b->options->n_seqs, b->seqs,
+                                    &b->tokens[i % b->n_tokens], b->next, &err) != LEANK_OK) {
       return cli_fail(&err);
     }
   }
@@ -257,14 +257,14 @@ static int run(const cli_engine *engine, bench_machine *machine, const bench_ses
   if (code == CLI_GO) code = open_filler(&b);
   if (code == CLI_GO) {
     b.tokens = make_tokens(b.n_tokens + o->n_seqs, engine->info->n_vocab);
-    b.logits = cli_alloc(o->n_seqs * engine->info->n_vocab, sizeof *b.logits);
+    b.next = cli_alloc(o->n_seqs, sizeof *b.next);
     b.seqs = cli_alloc(o->n_seqs, sizeof *b.seqs);
     for (size_t i = 0; i < o->n_seqs; i++) b.seqs[i] = i;
     b.times = cli_alloc(2 * o->n_repeats, sizeof *b.times);
     code = measure(&b, sides);
   }
   free(b.tokens);
-  free(b.logits);
+  free(b.next);
   free(b.seqs);
   free(b.times);
   leank_session_close(&b.filler);

@@ -40,29 +40,23 @@ int main(int argc, char **argv) {
   options.n_ctx = n_prompt + N_PREDICT;
   check(leank_session_open(model, &options, &session, &err), &err);
 
-  size_t n_vocab = leank_model_get_info(model)->n_vocab, seq = 0;
-  float *logits = malloc(n_vocab * sizeof *logits);
-  if (!logits) return 1;
+  size_t seq = 0;
+  leank_token next; /* the likeliest */
   leank_feed_options feed;
   leank_feed_options_default(&feed);
-  feed.logits = logits; /* of the prompt's last token */
+  feed.next = &next;
   check(leank_session_feed(session, seq, prompt, n_prompt, &feed, &err), &err);
 
   for (int i = 0; i < N_PREDICT; i++) {
-    leank_token best = 0; /* greedy */
-    for (size_t id = 1; id < n_vocab; id++) {
-      if (logits[id] > logits[best]) best = (leank_token)id;
-    }
-    if (leank_token_is_end(tokenizer, best)) break;
+    if (leank_token_is_end(tokenizer, next)) break;
     size_t n_bytes = 0;
-    const char *bytes = leank_token_bytes(tokenizer, best, &n_bytes);
+    const char *bytes = leank_token_bytes(tokenizer, next, &n_bytes);
     fwrite(bytes, 1, n_bytes, stdout);
     fflush(stdout);
-    check(leank_session_decode(session, 1, &seq, &best, logits, &err), &err);
+    check(leank_session_decode_greedy(session, 1, &seq, &next, &next, &err), &err);
   }
   putchar('\n');
 
-  free(logits);
   leank_tokens_free(&prompt);
   leank_session_close(&session);
   leank_mask_close(&mask);

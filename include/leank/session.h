@@ -128,7 +128,8 @@ typedef enum leank_feed_mode {
 typedef struct leank_feed_options {
   size_t struct_size;
   leank_feed_mode mode;
-  float *logits; /* [V] of the last row, or NULL */
+  float *logits;     /* [V] of the last row, or NULL */
+  leank_token *next; /* the token of the largest of them, as leank_session_decode_greedy; or NULL */
   /* Called with the logits [n_rows][V] of rows first_row .. of this call (in order, no gaps),
    * valid during the call. May be NULL. */
   void (*on_logits)(void *user, size_t first_row, size_t n_rows, const float *logits);
@@ -158,6 +159,12 @@ LEANK_API leank_status leank_session_feed(leank_session *session, size_t seq,
 LEANK_API leank_status leank_session_decode(leank_session *session, size_t n, const size_t *seqs,
                                             const leank_token *tokens, float *logits,
                                             leank_error *err);
+
+/* The same step; next[n] = the token of each row's largest logit, the lowest of equals (NaN never
+ * wins; 0 where there is nothing else). The logits stay on the device. next may be `tokens`. */
+LEANK_API leank_status leank_session_decode_greedy(leank_session *session, size_t n,
+                                                   const size_t *seqs, const leank_token *tokens,
+                                                   leank_token *next, leank_error *err);
 
 /* Tokens in the cache of a sequence; 0 for one out of range. */
 LEANK_API size_t leank_session_length(const leank_session *session, size_t seq);

@@ -156,6 +156,8 @@ typedef struct lk_backend_ops {
                leank_channel_order order, const float *cos_sin);
   /* out[n] = silu(gate) * up, elementwise. */
   void (*swiglu)(lk_backend *be, const float *gate, const float *up, size_t n, float *out);
+  /* index[N] = where each row of x[N][n] is largest, the first of equals; 0 for a row of NaN. */
+  void (*argmax)(lk_backend *be, const float *x, size_t n_rows, size_t n, int32_t *index);
 
   /* Gradients of activations; the weights are frozen. That of rope is rope by the table of the
    * negated positions. */

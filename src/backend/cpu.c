@@ -99,6 +99,7 @@ typedef struct rows_job {
   const double *inv_freq;
   const int64_t *pos;
   float mscale;
+  int32_t *index;
 } rows_job;
 
 static size_t n_row_items(size_t n_rows) { return (n_rows + ROWS_PER_ITEM - 1) / ROWS_PER_ITEM; }
@@ -223,6 +224,33 @@ static void swiglu_item(void *ctx, size_t item, size_t thread) {
 static void cpu_swiglu(lk_backend *be, const float *gate, const float *up, size_t n, float *out) {
   rows_job job = {.rows = lk_cpu(be)->rows, .x = gate, .w = up, .y = out, .n = n};
   run_spans(be, swiglu_item, &job);
+}
+
+enum { ARGMAX_LANES = 16 };
+
+/* Lanes first, which become vectors. NaN loses every comparison; n where all are NaN. */
+static size_t first_of_largest(const float *x, size_t n) {
+  float lanes[ARGMAX_LANES], largest = -INFINITY;
+  size_t i = 0;
+  for (size_t l = 0; l < ARGMAX_LANES; l++) lanes[l] = -INFINITY;
+  for (; i + ARGMAX_LANES <= n; i += ARGMAX_LANES)
+    for (size_t l = 0; l < ARGMAX_LANES; l++) lanes[l] = x[i + l] > lanes[l] ? x[i + l] : lanes[l];
+  for (size_t l = 0; l < ARGMAX_LANES; l++) largest = lanes[l] > largest ? lanes[l] : largest;
+  for (; i < n; i++) largest = x[i] > largest ? x[i] : largest;
+  for (i = 0; i < n && x[i] != largest; i++) {}
+  return i;
+}
+
+static void argmax_item(void *ctx, size_t r, size_t thread) {
+  (void)thread;
+  rows_job *job = ctx;
+  const size_t at = first_of_largest(job->x + r * job->n, job->n);
+  job->index[r] = at < job->n ? (int32_t)at : 0;
+}
+
+static void cpu_argmax(lk_backend *be, const float *x, size_t n_rows, size_t n, int32_t *index) {
+  rows_job job = {.x = x, .n = n, .index = index};
+  lk_parallel_for(n_rows < 2 ? NULL : lk_cpu(be)->team, n_rows, argmax_item, &job);
 }
 
 static void swiglu_backward_item(void *ctx, size_t item, size_t thread) {
@@ -419,6 +447,7 @@ static const lk_backend_ops cpu_ops = {
     .rope_table = cpu_rope_table,
     .rope = cpu_rope,
     .swiglu = cpu_swiglu,
+    .argmax = cpu_argmax,
     .linear_backward = cpu_linear_backward,
     .rms_norm_backward = cpu_rms_norm_backward,
     .swiglu_backward = cpu_swiglu_backward,

@@ -283,6 +283,10 @@ static void cuda_swiglu(lk_backend *be, const float *gate, const float *up, size
   lk_cuda(be)->api->swiglu(lk_cuda(be)->dev, gate, up, n, out);
 }
 
+static void cuda_argmax(lk_backend *be, const float *x, size_t n_rows, size_t n, int32_t *index) {
+  lk_cuda(be)->api->argmax(lk_cuda(be)->dev, x, n_rows, n, index);
+}
+
 /* ---- products ---- */
 
 static leank_status fill_part(lk_cuda_backend *cuda, const lk_linear_part *from, lk_cuda_part *to,
@@ -393,6 +397,7 @@ static const lk_backend_ops cuda_ops = {
     .rope_table = cuda_rope_table,
     .rope = cuda_rope,
     .swiglu = cuda_swiglu,
+    .argmax = cuda_argmax,
     .linear_backward = cuda_linear_backward,
     .rms_norm_backward = cuda_rms_norm_backward,
     .swiglu_backward = cuda_swiglu_backward,

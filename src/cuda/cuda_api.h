@@ -196,7 +196,7 @@ typedef struct lk_cuda_api {
   void (*rope)(lk_cuda_device *dev, float *x, size_t n_rows, size_t n_heads, size_t head_dim,
                bool pairs, const float *cos_sin);
   void (*swiglu)(lk_cuda_device *dev, const float *gate, const float *up, size_t n, float *out);
-  /* index[N] = the largest of each row of x[N][n]; the first of equals. */
+  /* index[N] = where each row of x[N][n] is largest, the first of equals; 0 for a row of NaN. */
   void (*argmax)(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n, int32_t *index);
   /* bf16 weights from random numbers, uniform in +-scale: made-up models. */
   void (*random_bf16)(lk_cuda_device *dev, uint16_t *to, size_t n, float scale, uint64_t seed);

@@ -366,16 +366,21 @@ cleanup:
   return status;
 }
 
-/* Logits of the last row, through the same kernels as a decode step. */
+/* Logits of the last row, or the largest, through the same kernels as a decode step. */
 static leank_status output_last(feed *f, leank_error *err) {
+  leank_status status = LEANK_OK;
   leank_session *s = f->s;
   const leank_model_info *m = &s->model->info;
-  if (!f->options->logits) return LEANK_OK;
-  leank_status status = lk_forward_output(
-      &s->step.forward, LK_LINEAR_FEW, f->x + (f->n_rows - 1) * m->hidden, 1, s->step.logits, err);
-  if (status != LEANK_OK) return status;
-  return s->backend->ops->download(s->backend, f->options->logits, s->step.logits,
-                                   m->n_vocab * sizeof(float), err);
+  const leank_feed_options *o = f->options;
+  if (!o->logits && !o->next) return LEANK_OK;
+  LK_TRY(lk_forward_output(&s->step.forward, LK_LINEAR_FEW, f->x + (f->n_rows - 1) * m->hidden, 1,
+                           s->step.logits, err));
+  if (o->logits) LK_TRY(lk_step_fetch_logits(s, 1, o->logits, err));
+  if (!o->next) return LEANK_OK;
+  s->backend->ops->argmax(s->backend, s->step.logits, 1, m->n_vocab, s->step.next);
+  LK_TRY(lk_step_fetch_next(s, 1, o->next, err));
+cleanup:
+  return status;
 }
 
 leank_status leank_session_feed(leank_session *s, size_t seq, const leank_token *tokens,

@@ -14,6 +14,7 @@ typedef struct lk_step {
   lk_forward forward;                     /* [n_seqs] rows */
   float *x;                               /* [n_seqs][hidden] */
   float *logits;                          /* [n_seqs][V], on the backend */
+  int32_t *next;                          /* [n_seqs], on the backend */
   int64_t *pos;                           /* [n_seqs] */
   lk_slot *slots;                         /* [n_seqs] */
   lk_attend_group *groups;                /* [n_seqs] */
@@ -40,6 +41,11 @@ struct leank_session {
 size_t lk_step_bytes(const leank_model_info *info, size_t n_seqs);
 leank_status lk_step_open(leank_session *session, leank_error *err);
 void lk_step_close(leank_session *session);
+/* To the caller's memory: logits[n_rows][V] that stand in the step's buffer; next[n_rows]. */
+leank_status lk_step_fetch_logits(leank_session *session, size_t n_rows, float *logits,
+                                  leank_error *err);
+leank_status lk_step_fetch_next(leank_session *session, size_t n_rows, leank_token *next,
+                                leank_error *err);
 
 /* plan.c: options with every default resolved; the geometry and backend options that follow. */
 leank_status lk_session_resolve(const leank_model_info *info, const leank_session_options *in,

@@ -5,7 +5,8 @@
 #include "session/session.h"
 
 size_t lk_step_bytes(const leank_model_info *info, size_t n_seqs) {
-  return lk_forward_bytes(info, n_seqs) + n_seqs * (info->hidden + info->n_vocab) * sizeof(float);
+  return lk_forward_bytes(info, n_seqs) +
+         n_seqs * ((info->hidden + info->n_vocab) * sizeof(float) + sizeof(int32_t));
 }
 
 static leank_status open_means(leank_session *s, leank_error *err) {
@@ -32,14 +33,15 @@ leank_status lk_step_open(leank_session *s, leank_error *err) {
   LK_TRY(lk_forward_open(s->model, be, n, LK_MEM_SCRATCH, &st->forward, err));
   st->x = be->ops->alloc(be, LK_MEM_SCRATCH, n * m->hidden * sizeof(float));
   st->logits = be->ops->alloc(be, LK_MEM_SCRATCH, n * m->n_vocab * sizeof(float));
+  st->next = be->ops->alloc(be, LK_MEM_SCRATCH, n * sizeof *st->next);
   st->pos = lk_alloc(LK_MEM_OTHER, n, sizeof *st->pos);
   st->slots = lk_alloc(LK_MEM_OTHER, n, sizeof *st->slots);
   st->groups = lk_alloc(LK_MEM_OTHER, n, sizeof *st->groups);
   st->packed_from = lk_alloc(LK_MEM_OTHER, n, sizeof *st->packed_from);
   st->packed_to = lk_alloc(LK_MEM_OTHER, n, sizeof *st->packed_to);
   st->seen = lk_alloc(LK_MEM_OTHER, n, sizeof *st->seen);
-  LK_FAIL_IF(!st->x || !st->logits || !st->pos || !st->slots || !st->groups || !st->packed_from ||
-                 !st->packed_to || !st->seen,
+  LK_FAIL_IF(!st->x || !st->logits || !st->next || !st->pos || !st->slots || !st->groups ||
+                 !st->packed_from || !st->packed_to || !st->seen,
              err, LEANK_E_MEMORY, -1, "out of memory for decode buffers");
   if (s->cache.keeps_means) LK_TRY(open_means(s, err));
 cleanup:
@@ -50,7 +52,7 @@ void lk_step_close(leank_session *s) {
   lk_step *st = &s->step;
   lk_backend *be = s->backend;
   lk_forward_close(&st->forward);
-  float *device[] = {st->x, st->logits};
+  void *device[] = {st->x, st->logits, st->next};
   for (size_t i = 0; i < sizeof device / sizeof *device; i++)
     if (device[i]) be->ops->free(be, device[i]);
   lk_free(st->pos);
@@ -247,32 +249,53 @@ cleanup:
   return status;
 }
 
+/* How far a step goes. */
+typedef enum step_end { STEP_HIDDEN = 0, STEP_LOGITS, STEP_NEXT } step_end;
+
 /* What decides the ops of a step and their arguments. */
-static uint64_t step_key(const leank_session *s, bool wants_logits) {
+static uint64_t step_key(const leank_session *s, step_end end) {
   const lk_rows *rows = &s->step.rows;
-  return (uint64_t)rows->n_rows << 2 | (uint64_t)(rows->n_packed > 0) << 1 | wants_logits;
+  return (uint64_t)rows->n_rows << 3 | (uint64_t)(rows->n_packed > 0) << 2 | (uint64_t)end;
 }
 
-/* The model on the rows that are staged: final hidden states and, where wanted, logits. */
-static leank_status run_step(leank_session *s, bool wants_logits, leank_error *err) {
+/* The model on the rows that are staged: final hidden states and, where wanted, logits and the
+ * largest of them. */
+static leank_status run_step(leank_session *s, step_end end, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_step *st = &s->step;
   lk_backend *be = s->backend;
   const size_t n = st->rows.n_rows;
-  if (be->ops->step_begin(be, step_key(s, wants_logits))) return LEANK_OK;
+  if (be->ops->step_begin(be, step_key(s, end))) return LEANK_OK;
   be->ops->embed(be, &s->model->weights.embed, &st->rows, st->x);
   lk_forward_positions(&st->forward, &st->rows);
   for (size_t l = 0; l < s->model->info.n_layers; l++) LK_TRY(run_layer(s, n, l, err));
-  LK_TRY(lk_forward_output(&st->forward, LK_LINEAR_FEW, st->x, n, wants_logits ? st->logits : NULL,
-                           err));
+  LK_TRY(lk_forward_output(&st->forward, LK_LINEAR_FEW, st->x, n,
+                           end == STEP_HIDDEN ? NULL : st->logits, err));
+  if (end == STEP_NEXT) be->ops->argmax(be, st->logits, n, s->model->info.n_vocab, st->next);
   return be->ops->step_end(be, true, err);
 cleanup:
   be->ops->step_end(be, false, NULL);
   return status;
 }
 
-leank_status leank_session_decode(leank_session *s, size_t n, const size_t *seqs,
-                                  const leank_token *tokens, float *logits, leank_error *err) {
+leank_status lk_step_fetch_logits(leank_session *s, size_t n_rows, float *logits,
+                                  leank_error *err) {
+  const float *host = NULL;
+  const size_t n = n_rows * s->model->info.n_vocab;
+  const leank_status status = s->backend->ops->to_host(s->backend, s->step.logits, n, &host, err);
+  if (status == LEANK_OK) memcpy(logits, host, n * sizeof *logits);
+  return status;
+}
+
+leank_status lk_step_fetch_next(leank_session *s, size_t n_rows, leank_token *next,
+                                leank_error *err) {
+  return s->backend->ops->download(s->backend, next, s->step.next, n_rows * sizeof *next, err);
+}
+
+/* logits, next: wanted where not NULL; at most one. */
+static leank_status decode(leank_session *s, size_t n, const size_t *seqs,
+                           const leank_token *tokens, float *logits, leank_token *next,
+                           leank_error *err) {
   leank_status status = LEANK_OK;
   lk_step *st = &s->step;
   lk_backend *be = s->backend;
@@ -283,13 +306,23 @@ leank_status leank_session_decode(leank_session *s, size_t n, const size_t *seqs
   for (size_t i = 0; i < n; i++) take_pages(s, i, &s->cache.sequences[seqs[i]]);
   set_rows(s, n, seqs, tokens);
   LK_TRY(be->ops->stage_rows(be, &st->rows, err));
-  LK_TRY(run_step(s, logits != NULL, err));
-  if (logits)
-    LK_TRY(
-        be->ops->download(be, logits, st->logits, n * s->model->info.n_vocab * sizeof(float), err));
+  LK_TRY(run_step(s, next ? STEP_NEXT : logits ? STEP_LOGITS : STEP_HIDDEN, err));
+  if (logits) LK_TRY(lk_step_fetch_logits(s, n, logits, err));
+  if (next) LK_TRY(lk_step_fetch_next(s, n, next, err));
   LK_TRY(be->ops->wait(be, err));
   for (size_t i = 0; i < n; i++) commit_row(s, i, &s->cache.sequences[seqs[i]]);
 cleanup:
   if (status != LEANK_OK && taken) give_pages_back(s, n, seqs);
   return status;
+}
+
+leank_status leank_session_decode(leank_session *s, size_t n, const size_t *seqs,
+                                  const leank_token *tokens, float *logits, leank_error *err) {
+  return decode(s, n, seqs, tokens, logits, NULL, err);
+}
+
+leank_status leank_session_decode_greedy(leank_session *s, size_t n, const size_t *seqs,
+                                         const leank_token *tokens, leank_token *next,
+                                         leank_error *err) {
+  return decode(s, n, seqs, tokens, NULL, next, err);
 }

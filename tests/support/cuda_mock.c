@@ -194,6 +194,7 @@ static void mock_upload(lk_cuda_device *dev, void *to, const void *from, size_t 
 
 static void mock_download(lk_cuda_device *dev, void *to, const void *from, size_t n) {
   flush(dev);
+  lk_cuda_mock.n_downloaded += n;
   memcpy(to, from, n);
 }
 
@@ -355,6 +356,23 @@ static void mock_swiglu(lk_cuda_device *dev, const float *gate, const float *up,
                         float *out) {
   const rows_args a = {.a = gate, .b = up, .n = n, .out = out};
   LAUNCH(dev, run_swiglu, a);
+}
+
+static void run_argmax(const void *args) {
+  const rows_args *j = args;
+  for (size_t r = 0; r < j->n_rows; r++) {
+    const float *x = (const float *)j->a + r * j->n;
+    size_t best = 0;
+    for (size_t i = 1; i < j->n; i++)
+      if (x[i] > x[best] || (isnan(x[best]) && !isnan(x[i]))) best = i;
+    ((int32_t *)j->out)[r] = isnan(x[best]) ? 0 : (int32_t)best;
+  }
+}
+
+static void mock_argmax(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n,
+                        int32_t *index) {
+  const rows_args a = {.a = x, .n_rows = n_rows, .n = n, .out = index};
+  LAUNCH(dev, run_argmax, a);
 }
 
 /* ---- products ---- */
@@ -701,6 +719,7 @@ const lk_cuda_api *lk_cuda_mock_api(void) {
                                   .rope_table = mock_rope_table,
                                   .rope = mock_rope,
                                   .swiglu = mock_swiglu,
+                                  .argmax = mock_argmax,
                                   .widen = mock_widen,
                                   .linear_few = mock_linear,
                                   .linear_many = mock_linear,
