@@ -55,12 +55,12 @@ int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
   o->on_progress = on_progress;
   o->should_stop = should_stop;
   o->user = m;
-  if (leank_cpu_describe(o->cpu, (leank_kv_type)engine->kv_type, &m->cpu, &err) != LEANK_OK)
-    return cli_fail(&err);
   leank_device device;
   int index, code = cli_device(engine, &device, &index);
   if (code != CLI_GO) return code;
   m->on_cuda = device == LEANK_DEVICE_CUDA;
+  const leank_kv_type kv_type = m->on_cuda ? LEANK_KV_BF16 : (leank_kv_type)engine->kv_type;
+  if (leank_cpu_describe(o->cpu, kv_type, &m->cpu, &err) != LEANK_OK) return cli_fail(&err);
   o->device = device;
   o->device_index = index;
   if (m->on_cuda) return open_device(m, index);

@@ -39,7 +39,7 @@ void cli_engine_options_default(cli_engine_options *options);
   }
 #define CLI_KV_TYPE_ROW(e)                                                                         \
   {                                                                                                \
-    0, "kv-type", CLI_CHOICE, &(e).kv_type, "bf16|f32|q8",                                         \
+    0, "kv-type", CLI_CHOICE, &(e).kv_type, "bf16|f32|q8|f16",                                     \
         "type of the cache (bf16); q8: the pruned middle in int8"                                  \
   }
 #define CLI_THREADS_ROWS(e)                                                                        \

@@ -44,7 +44,8 @@ const char *cli_policy_name(leank_policy policy) {
 }
 
 const char *cli_kv_type_name(int kv_type) {
-  return kv_type == LEANK_KV_F32 ? "f32" : kv_type == LEANK_KV_Q8 ? "q8" : "bf16";
+  static const char *const names[] = {"bf16", "f32", "q8", "f16"}; /* by leank_kv_type */
+  return names[kv_type];
 }
 
 /* ---- JSON ---- */

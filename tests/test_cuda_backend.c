@@ -65,9 +65,10 @@ static int check_live(void **state) {
 /* ---- against the oracle ---- */
 
 static void check_histories(const lk_case *c, const uint8_t *kept, leank_policy policy,
-                            bool mean_compensation, const char *what) {
+                            bool mean_compensation, leank_kv_type kv_type, const char *what) {
   leank_token *tokens = lk_random_tokens(&c->spec, 420, 3);
   lk_setup setup = setup_of(kept, 420, 1);
+  setup.kv_type = kv_type;
   setup.policy = policy;
   setup.mean_compensation = mean_compensation;
   const lk_call calls[] = {{LK_TURN, 150},   {LK_DECODE, 75}, {LK_SCORE, 100},
@@ -75,7 +76,8 @@ static void check_histories(const lk_case *c, const uint8_t *kept, leank_policy 
   const size_t n_calls = sizeof calls / sizeof *calls, n_rows = lk_calls_rows(calls, n_calls);
   float *got = lk_run_fresh(c, &setup, tokens, calls, n_calls);
   double *want = lk_oracle_fresh(c, &setup, tokens, calls, n_calls);
-  lk_assert_close(got, want, n_rows, V, LK_TOLERANCE_BF16_CACHE, what);
+  lk_assert_close(got, want, n_rows, V,
+                  kv_type == LEANK_KV_F16 ? LK_TOLERANCE_F16_CACHE : LK_TOLERANCE_BF16_CACHE, what);
   free(got);
   free(want);
   free(tokens);
@@ -88,19 +90,22 @@ static void test_sessions_match_the_oracle(void **state) {
     const size_t n_records = lk_cuda_mock.n_records, n_replays = lk_cuda_mock.n_replays;
     lk_case c;
     lk_case_open(&c, &spec);
-    check_histories(&c, NULL, LEANK_POLICY_DROP, false, "dense");
+    check_histories(&c, NULL, LEANK_POLICY_DROP, false, LEANK_KV_BF16, "dense");
     for (uint64_t seed = 0; seed < 2; seed++) {
       uint8_t *kept = lk_random_kept(&spec, seed);
-      check_histories(&c, kept, LEANK_POLICY_DROP, false, "masked");
-      check_histories(&c, kept, LEANK_POLICY_MEAN, false, "policy mean");
-      check_histories(&c, kept, LEANK_POLICY_DROP, true, "mean compensation");
-      check_histories(&c, kept, LEANK_POLICY_MEAN, true, "policy mean and compensation");
+      check_histories(&c, kept, LEANK_POLICY_DROP, false, LEANK_KV_BF16, "masked");
+      check_histories(&c, kept, LEANK_POLICY_MEAN, false, LEANK_KV_BF16, "policy mean");
+      check_histories(&c, kept, LEANK_POLICY_DROP, true, LEANK_KV_BF16, "mean compensation");
+      check_histories(&c, kept, LEANK_POLICY_MEAN, true, LEANK_KV_BF16,
+                      "policy mean and compensation");
+      check_histories(&c, kept, LEANK_POLICY_MEAN, true, LEANK_KV_F16, "f16");
       free(kept);
     }
     lk_case_close(&c);
-    /* Steps that pack and steps that do not; of 95 steps nine times, all but a few are replays. */
+    /* Steps that pack and steps that do not; of 95 steps eleven times, all but a few are replays.
+     */
     assert_true(lk_cuda_mock.n_records > n_records);
-    assert_true(lk_cuda_mock.n_replays - n_replays > 9 * 85);
+    assert_true(lk_cuda_mock.n_replays - n_replays > 11 * 85);
   }
 }
 
@@ -472,6 +477,10 @@ static void test_what_a_device_cannot_do(void **state) {
   refuse(&c, &options, LEANK_E_UNSUPPORTED, "CPU");
   options.kv_type = LEANK_KV_BF16;
   options.mask = mask;
+  options.device = LEANK_DEVICE_CPU;
+  options.kv_type = LEANK_KV_F16;
+  refuse(&c, &options, LEANK_E_UNSUPPORTED, "a cache of f16 is not possible");
+  options.device = LEANK_DEVICE_CUDA;
   options.device_index = 2;
   refuse(&c, &options, LEANK_E_UNSUPPORTED, "no CUDA device 2");
   options.device_index = -1;

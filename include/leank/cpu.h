@@ -31,7 +31,8 @@ typedef struct leank_cpu_info {
 } leank_cpu_info;
 
 /* Describes this machine with the instruction set capped at `cap` (LEANK_CPU_BEST: not) and a cache
- * of kv_type. LEANK_E_ARGUMENT: an unknown level or type; LEANK_E_MEMORY. */
+ * of kv_type. LEANK_E_ARGUMENT: an unknown level or type; LEANK_E_UNSUPPORTED: a
+ * type that only other devices have; LEANK_E_MEMORY. */
 LEANK_API leank_status leank_cpu_describe(leank_cpu_level cap, leank_kv_type kv_type,
                                           leank_cpu_info *out, leank_error *err);
 /* "c", "avx2", ... as the command line has them; NULL for no level. Static storage. */

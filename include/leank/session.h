@@ -20,12 +20,14 @@ extern "C" {
 typedef enum leank_kv_type {
   LEANK_KV_BF16 = 0, /* the default; prefill in bf16 with fp32 accumulation */
   LEANK_KV_F32 = 1,  /* cache and prefill in fp32, for exactness tests */
-  LEANK_KV_Q8 = 2    /* as bf16, but the middle in int8: K with a scale per channel and page of 64
+  LEANK_KV_Q8 = 2,   /* as bf16, but the middle in int8: K with a scale per channel and page of 64
                         tokens, V with one per token. Heads of up to 512 channels */
+  LEANK_KV_F16 = 3   /* IEEE half precision, on CUDA devices: three more bits than bf16; numbers
+                        beyond +-65504 are stored as that */
 } leank_kv_type;
 
-/* What computes. A CUDA device wants a bf16 cache, heads of 64 or 128 channels and up to 8 query
- * heads a kv head: else LEANK_E_UNSUPPORTED. See leank/device.h. */
+/* What computes. A CUDA device wants a cache of bf16 or f16, heads of 64 or 128 channels and up to
+ * 8 query heads a kv head: else LEANK_E_UNSUPPORTED. See leank/device.h. */
 typedef enum leank_device { LEANK_DEVICE_CPU = 0, LEANK_DEVICE_CUDA = 1 } leank_device;
 
 /* Caps the instruction set of the CPU kernels. Each level includes those before it of its

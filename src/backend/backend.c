@@ -5,6 +5,9 @@
 
 static leank_status cpu_check(const lk_backend_options *o, leank_error *err) {
   const size_t d = o->shape.head_dim;
+  if (o->kv_type == LEANK_KV_F16)
+    return lk_fail(err, LEANK_E_UNSUPPORTED, -1,
+                   "CPU: a cache of f16 is not possible; bf16, f32 and q8 are, and CUDA can do it");
   if (o->kv_type == LEANK_KV_Q8 && d > LK_Q8_MAX_HEAD_DIM)
     return lk_fail(err, LEANK_E_ARGUMENT, -1,
                    "a cache of int8 for heads of %zu channels: at most %d are possible", d,
@@ -20,9 +23,9 @@ static const lk_backend_sizes cpu_sizes = {.row_tile = lk_backend_cpu_row_tile,
                                            .scratch_bytes = lk_backend_cpu_scratch_bytes,
                                            .check = cpu_check};
 
-/* ---- CUDA: everything is bf16 ---- */
+/* ---- CUDA: everything is bf16, pages may be f16 ---- */
 
-enum { BF16_BYTES = 2 };
+enum { ELEMENT_BYTES = 2 };
 
 static size_t cuda_row_tile(void) { return LK_CUDA_ROW_TILE; }
 
@@ -33,12 +36,12 @@ static size_t cuda_granule(leank_kv_type type) {
 
 static size_t cuda_segment_bytes(leank_kv_type type, lk_page_kind kind, size_t n_channels) {
   (void)type, (void)kind;
-  return LK_CUDA_P * n_channels * BF16_BYTES;
+  return LK_CUDA_P * n_channels * ELEMENT_BYTES;
 }
 
 static size_t cuda_product_bytes(const lk_backend_options *o, size_t n_rows, size_t n_cols) {
   (void)o;
-  return n_rows * n_cols * BF16_BYTES;
+  return n_rows * n_cols * ELEMENT_BYTES;
 }
 
 static size_t cuda_scratch_bytes(const lk_backend_options *o) {
@@ -51,8 +54,8 @@ static size_t cuda_scratch_bytes(const lk_backend_options *o) {
 static leank_status cuda_check(const lk_backend_options *o, leank_error *err) {
   leank_status status = LEANK_OK;
   const lk_attn_shape *s = &o->shape;
-  LK_FAIL_IF(o->kv_type != LEANK_KV_BF16, err, LEANK_E_UNSUPPORTED, -1,
-             "CUDA: only a bf16 cache is possible; the CPU can do other types");
+  LK_FAIL_IF(o->kv_type != LEANK_KV_BF16 && o->kv_type != LEANK_KV_F16, err, LEANK_E_UNSUPPORTED,
+             -1, "CUDA: only a cache of bf16 or f16 is possible; the CPU can do other types");
   LK_FAIL_IF(s->head_dim != 64 && s->head_dim != 128, err, LEANK_E_UNSUPPORTED, -1,
              "CUDA: heads of %zu channels: only 64 or 128 are possible; the CPU can do others",
              s->head_dim);

@@ -497,7 +497,7 @@ leank_status lk_backend_open_cpu(const lk_backend_options *options, lk_backend *
                                  leank_error *err) {
   leank_status status = LEANK_OK;
   lk_cpu_backend *cpu = NULL;
-  LK_TRY(lk_backend_cpu_check(options->cpu, err));
+  LK_TRY(lk_backend_sizes_of(LEANK_DEVICE_CPU)->check(options, err));
   cpu = lk_alloc(LK_MEM_OTHER, 1, sizeof *cpu);
   LK_FAIL_IF(!cpu, err, LEANK_E_MEMORY, -1, "out of memory");
   cpu->base.ops = &cpu_ops;

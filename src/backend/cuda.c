@@ -452,8 +452,9 @@ leank_status lk_cuda_backend_open(const lk_cuda_api *api, const lk_backend_optio
   LK_TRY(cuda_wait(&cuda->base, err));
   snprintf(cuda->kernel_names, sizeof cuda->kernel_names,
            "device: cuda:%d, %s, compute capability %d.%d, %d multiprocessors\nattend: "
-           "decode_bf16_cuda\ngemm: cuBLASLt\n",
-           device, info.name, info.major, info.minor, info.n_sm);
+           "decode_%s_cuda\ngemm: cuBLASLt\n",
+           device, info.name, info.major, info.minor, info.n_sm,
+           options->kv_type == LEANK_KV_F16 ? "f16" : "bf16");
   *out = &cuda->base;
 cleanup:
   if (status != LEANK_OK && cuda) cuda_close(&cuda->base);

@@ -260,7 +260,8 @@ bool lk_cuda_make_view(lk_cuda_backend *cuda, const lk_layer_view *view, lk_cuda
   const unsigned char *heads = view->heads ? find_heads(cuda, view) : NULL;
   *out = (lk_cuda_view){.n_heads = (uint32_t)s->n_heads,
                         .n_kv_heads = (uint32_t)s->n_kv_heads,
-                        .head_dim = (uint32_t)s->head_dim};
+                        .head_dim = (uint32_t)s->head_dim,
+                        .is_f16 = cuda->options.kv_type == LEANK_KV_F16};
   for (int k = 0; k < LK_N_PAGE_KINDS; k++) {
     out->arena[k] = view->arena[k];
     out->page_bytes[k] = view->page_bytes[k];

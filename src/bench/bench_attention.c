@@ -91,8 +91,6 @@ static leank_status open_backend(attention_bench *b, leank_error *err) {
   const size_t n = s->n_seqs * s->n_heads * s->head_dim;
   lk_rng rng = {1};
   float *q = NULL;
-  LK_FAIL_IF(!lk_attend_select(s->kv_type, b->run.options.cpu), err, LEANK_E_ARGUMENT, -1,
-             "unknown cache type %d", (int)s->kv_type);
   const lk_backend_options options = {
       .device = b->run.options.device,
       .device_index = b->run.options.device_index,
@@ -103,6 +101,8 @@ static leank_status open_backend(attention_bench *b, leank_error *err) {
       .max_pages = lk_pages_of(s->n_tokens),
       .shape = {.n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head_dim}};
   LK_TRY(lk_backend_sizes_of(options.device)->check(&options, err));
+  LK_FAIL_IF(options.device == LEANK_DEVICE_CPU && !lk_attend_select(s->kv_type, options.cpu), err,
+             LEANK_E_ARGUMENT, -1, "unknown cache type %d", (int)s->kv_type);
   LK_TRY(lk_backend_open(&options, &b->backend, err));
   q = lk_alloc(LK_MEM_SCRATCH, n, sizeof *q);
   b->q = b->backend->ops->alloc(b->backend, LK_MEM_SCRATCH, n * sizeof(float));

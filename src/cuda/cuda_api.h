@@ -6,7 +6,8 @@
  * of the lk_cuda_device, in the order of the calls, and returns at once; a failure of a launch or
  * of the device is kept and told by `check` (and by whatever waits: download, sync), once.
  *
- * Elements of pages are 16-bit (bf16). A head's segment in a page is K [P][n] then V [P][D], rows
+ * Elements of pages are 16-bit: bf16, or f16 (then numbers beyond +-65504 are stored as that). A
+ * head's segment in a page is K [P][n] then V [P][D], rows
  * of tokens, n = D in wide and stage pages, Dk padded to a multiple of 16 in lean ones (absent
  * where Dk is 0). Heads' segments lie one after another, of wide pages at h * P * 2 D elements. In
  * a row of n elements the 16-byte chunks are permuted so that 8 rows at one chunk meet 8 different
@@ -73,6 +74,7 @@ typedef struct lk_cuda_view {
   const uint16_t *channels;  /* device [Hk][D]: the n_kept channels of each head, ascending, then
                                 the others, ascending */
   uint32_t n_heads, n_kv_heads, head_dim; /* Hq, Hk, D (64 or 128) */
+  uint32_t is_f16;                        /* the elements; else bf16 */
 } lk_cuda_view;
 
 /* Rows of one sequence at consecutive positions, in device memory. Rows see keys at positions <=

@@ -22,7 +22,7 @@ enum { LK_CUDA_MARKS = 8 };
 /* All zeros but what open sets. */
 struct lk_cuda_device {
   int index, n_sm, major; /* multiprocessors; compute capability's first number */
-  lk_cuda_ring ring[2];   /* D 64, 128 */
+  lk_cuda_ring ring[4];   /* bf16 of D 64, 128, then f16 */
   cudaStream_t stream;
   cublasLtHandle_t blas; /* NULL before reserve */
   lk_cuda_gemm *gemm;    /* NULL before reserve */

@@ -40,9 +40,13 @@ void lk_cuda_sum_rows(lk_cuda_device *dev, const lk_cuda_view *view, const lk_pa
                       size_t n_pages, const lk_cuda_group *groups, size_t offset);
 
 /* attention/ */
+void lk_cuda_decode_bf16(lk_cuda_device *dev, const lk_cuda_decode *job);
+void lk_cuda_decode_f16(lk_cuda_device *dev, const lk_cuda_decode *job);
 void lk_cuda_decode_attention(lk_cuda_device *dev, const lk_cuda_decode *job);
 /* job->mean_logits: see attention/mean.cu. */
 void lk_cuda_mean_logits(lk_cuda_device *dev, const lk_cuda_decode *job);
+void lk_cuda_attend_rows_bf16(lk_cuda_device *dev, const lk_cuda_attend_rows *job);
+void lk_cuda_attend_rows_f16(lk_cuda_device *dev, const lk_cuda_attend_rows *job);
 void lk_cuda_attend_many(lk_cuda_device *dev, const lk_cuda_attend_rows *job);
 
 #endif

@@ -48,7 +48,7 @@ leank_status lk_session_resolve(const leank_model_info *info, const leank_sessio
              info->n_layers, info->n_heads, info->n_kv_heads, info->head_dim);
   LK_FAIL_IF(o.n_seqs == 0 || o.n_seqs > MAX_SEQS, err, LEANK_E_ARGUMENT, -1,
              "%zu sequences: 1 to %d are possible", o.n_seqs, MAX_SEQS);
-  LK_FAIL_IF(o.kv_type < LEANK_KV_BF16 || o.kv_type > LEANK_KV_Q8, err, LEANK_E_ARGUMENT, -1,
+  LK_FAIL_IF(o.kv_type < LEANK_KV_BF16 || o.kv_type > LEANK_KV_F16, err, LEANK_E_ARGUMENT, -1,
              "unknown cache type %d", (int)o.kv_type);
   LK_FAIL_IF(o.device < LEANK_DEVICE_CPU || o.device > LEANK_DEVICE_CUDA || o.device_index < 0, err,
              LEANK_E_ARGUMENT, -1, "unknown device %d:%d", (int)o.device, o.device_index);

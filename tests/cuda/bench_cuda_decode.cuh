@@ -97,7 +97,8 @@ static double bench_layer(const bench_state *s, const layer &l) {
                        NULL,
                        l.n_heads,
                        l.n_kv_heads,
-                       l.head_dim};
+                       l.head_dim,
+                       0};
   view.heads = fixture_to_device(l.heads.data(), l.heads.size());
   view.channels = fixture_to_device(channels.data(), channels.size());
   std::vector<void *> garbage = {(void *)view.heads, (void *)view.channels};

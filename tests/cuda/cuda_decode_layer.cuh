@@ -15,6 +15,7 @@ struct layer {
   std::vector<lk_cuda_head> heads;
   size_t wide_bytes, lean_bytes; /* of a page */
   lk_cuda_means means;
+  bool is_f16; /* else bf16 */
 };
 
 static layer make_layer(uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim,

@@ -1,5 +1,6 @@
 /* Attention of many rows against float64 on the host. --bench [tokens ...]: its speed instead. */
 #include "cuda_pages_fixture.cuh"
+#include "support/half.h"
 
 static const uint16_t poison = 0x7fc1; /* NaN: what nobody has written */
 static const float unset = -12345.0f;
@@ -24,6 +25,7 @@ typedef struct job {
   std::vector<sequence> sequences;
   numbers kind;
   bool for_pruned, for_empty; /* what the mean stands in for */
+  bool is_f16;                /* the elements; else bf16 */
 } job;
 
 /* Everything of a job on the host. */
@@ -51,7 +53,12 @@ struct problem {
   std::vector<float> run(lk_cuda_device *dev, const std::vector<lk_cuda_group> &with) const;
 };
 
-static float round_bf16(float x) { return lk_bf16_to_f32(lk_f32_to_bf16(x)); }
+static uint16_t to_element(const job &j, float x) {
+  return j.is_f16 ? lk_f32_to_f16(x) : lk_f32_to_bf16(x);
+}
+static float round_element(const job &j, float x) {
+  return j.is_f16 ? lk_f16_to_f32(lk_f32_to_f16(x)) : lk_bf16_to_f32(lk_f32_to_bf16(x));
+}
 
 static size_t n_tokens_of(const sequence &s) { return (size_t)(s.first_pos + s.n_rows); }
 static size_t n_pages_of(const sequence &s) { return (n_tokens_of(s) + PAGE_KEYS - 1) / PAGE_KEYS; }
@@ -81,9 +88,9 @@ problem::problem(const job &from) : what(from), max_rows(0) {
   }
   k.resize(n_tokens * what.n_heads * what.d);
   v.resize(k.size());
-  for (float &x : k) x = round_bf16(random_normal());
+  for (float &x : k) x = round_element(what, random_normal());
   for (float &x : v)
-    x = what.kind == UNIFORM ? (float)random_below(17) - 8 : round_bf16(random_normal());
+    x = what.kind == UNIFORM ? (float)random_below(17) - 8 : round_element(what, random_normal());
   const float size = what.kind == UNIFORM ? 0.0f : what.kind == PLAIN ? 1.0f : 8.0f;
   q.resize(n_rows * what.n_heads * what.per * what.d);
   for (float &x : q) x = random_normal() * size;
@@ -117,9 +124,9 @@ void problem::write_pages(size_t i) {
         float x = 0; /* padding */
         if (!lean) x = k_row[c];
         if (lean && c < what.kept[h].size()) x = k_row[what.kept[h][c]];
-        all->k_at(e, h, key, c) = lk_f32_to_bf16(x);
+        all->k_at(e, h, key, c) = to_element(what, x);
       }
-      for (size_t c = 0; c < d; c++) all->v_at(e, h, key, c) = lk_f32_to_bf16(v_row[c]);
+      for (size_t c = 0; c < d; c++) all->v_at(e, h, key, c) = to_element(what, v_row[c]);
     }
   }
 }
@@ -131,6 +138,7 @@ std::vector<float> problem::run(lk_cuda_device *dev, const std::vector<lk_cuda_g
   lk_cuda_attend_rows args;
   memset(&args, 0, sizeof args);
   args.view = all->view;
+  args.view.is_f16 = what.is_f16;
   args.groups = device_groups.p;
   args.n_groups = (uint32_t)with.size();
   for (const lk_cuda_group &g : with) args.max_rows = std::max(args.max_rows, g.n_rows);
@@ -142,7 +150,7 @@ std::vector<float> problem::run(lk_cuda_device *dev, const std::vector<lk_cuda_g
   return out.get(dev);
 }
 
-/* Attention of one query in float64, with the queries that the kernel multiplies (rounded to bf16).
+/* Attention of one query in float64, with the queries that the kernel multiplies (as elements).
  * weight[c] = sum p |v_c|. most: the largest sum |q_c k_c| / sqrt(D) of a key. */
 typedef struct answer {
   std::vector<double> out, weight;
@@ -188,7 +196,7 @@ static answer attend_on_host(const problem &p, size_t i, size_t row, size_t head
     double sum = 0, size = 0;
     for (size_t j = 0; j < (lean ? kept.size() : d); j++) {
       const size_t c = lean ? kept[j] : j;
-      const double x = (double)round_bf16(q[c]) * k[c];
+      const double x = (double)round_element(p.what, q[c]) * k[c];
       sum += x;
       size += std::fabs(x);
     }
@@ -226,15 +234,17 @@ static answer attend_on_host(const problem &p, size_t i, size_t row, size_t head
  * added with one), then roundings of logit, maximum and scale, each of at most `most` (4 x 2^-23);
  * exp2 2^-22. A factor to a new maximum errs as much at each page. Sums over keys truncate once a
  * key. All of it counts in numerator and denominator; P rounded to bf16 (2^-8) in the numerator
- * alone. A tenth for products of errors. UNIFORM: every weight is 1 and the sums are whole numbers:
- * the reciprocal and the product round. */
+ * alone; to f16 (2^-11) times 2^15, which rounds logits and exponents once more. A tenth for
+ * products of errors. UNIFORM: every weight is 1 and the sums are whole numbers: the reciprocal and
+ * the product round. */
 static double error_of(const problem &p, const answer &a) {
   if (p.what.kind == UNIFORM) return 0x1p-23;
   const double step = 0x1p-23, n_pages = (double)(a.n_keys / PAGE_KEYS + 1);
-  const double logit = a.most * ((double)p.what.d + 2 + 4) * step + 2 * step;
+  const double shift = p.what.is_f16 ? 2 * (a.most + 15) * step : 0;
+  const double logit = a.most * ((double)p.what.d + 2 + 4) * step + 2 * step + shift;
   const double fixes = n_pages * (a.most * 4 * step + 3 * step);
   const double sums = ((double)a.n_keys + 2) * step;
-  return 1.1 * (0x1p-8 + 2 * (logit + fixes + sums));
+  return 1.1 * ((p.what.is_f16 ? 0x1p-11 : 0x1p-8) + 2 * (logit + fixes + sums));
 }
 
 static void check_row(const problem &p, const std::vector<float> &got, size_t i, size_t row) {
@@ -242,12 +252,14 @@ static void check_row(const problem &p, const std::vector<float> &got, size_t i,
   for (size_t head = 0; head < n_heads; head++) {
     const answer a = attend_on_host(p, i, row, head);
     const double error = error_of(p, a);
+    /* Of f16 what is below 2^-29 rounds by 2^-40; values are below 8. */
+    const double least = p.what.is_f16 ? (double)a.n_keys * 0x1p-37 : 1e-30;
     const float *x = &got[((p.groups[i].first_row + row) * n_heads + head) * d];
     double worst = 0;
     size_t at = 0;
     for (size_t c = 0; c < d; c++) {
       const double size = p.what.kind == UNIFORM ? std::fabs(a.out[c]) : a.weight[c];
-      const double off = std::fabs(x[c] - a.out[c]) / (size * error + 1e-30);
+      const double off = std::fabs(x[c] - a.out[c]) / (size * error + least);
       if (off > worst || std::isnan(off)) {
         worst = std::isnan(off) ? INFINITY : off;
         at = c;
@@ -315,9 +327,9 @@ static std::vector<uint16_t> some(size_t n, size_t d) {
   return random_channels(n, all_channels(d));
 }
 
-static void test_dense(lk_cuda_device *dev, size_t d, size_t per) {
+static void test_dense(lk_cuda_device *dev, size_t d, size_t per, bool is_f16) {
   for (const numbers kind : {UNIFORM, PLAIN, PEAKED}) {
-    const job one = {d, per, 2, {{}, {}}, {}, kind, false, false};
+    const job one = {d, per, 2, {{}, {}}, {}, kind, false, false, is_f16};
     for (const uint64_t n : {1, 63, 64, 65, 200}) {
       job alone = one, later = one;
       alone.sequences = {{0, n, 0, 0}};
@@ -332,9 +344,10 @@ static void test_dense(lk_cuda_device *dev, size_t d, size_t per) {
 }
 
 /* Lean middles of other sizes for each head, 0, padded and all channels among them. */
-static void test_lean(lk_cuda_device *dev, size_t d, size_t per, bool for_pruned, bool for_empty) {
+static void test_lean(lk_cuda_device *dev, size_t d, size_t per, bool for_pruned, bool for_empty,
+                      bool is_f16) {
   for (const numbers kind : {UNIFORM, PLAIN, PEAKED}) {
-    job one = {d, per, 5, {}, {}, kind, for_pruned, for_empty};
+    job one = {d, per, 5, {}, {}, kind, for_pruned, for_empty, is_f16};
     one.kept = {{}, some(18, d), all_channels(d), some(48, d), some(1, d)};
     one.sequences = {{320, 70, 2, 1}, {641, 100, 1, 6}, {1000, 33, 0, 12}, {90, 40, 0, 0}};
     test_job(dev, one);
@@ -407,11 +420,15 @@ int main(int argc, char **argv) {
   }
   for (size_t d = 64; d <= 128; d += 64)
     for (const size_t per : {1, 2, 3, 4, 6, 7, 8}) {
-      test_dense(&dev, d, per);
-      test_lean(&dev, d, per, false, false);
-      test_lean(&dev, d, per, true, true);
-      if (per == 4) test_lean(&dev, d, per, true, false);
-      if (per == 4) test_lean(&dev, d, per, false, true);
+      const bool is_f16 = per % 2; /* and, of 4, both */
+      test_dense(&dev, d, per, is_f16);
+      test_lean(&dev, d, per, false, false, is_f16);
+      test_lean(&dev, d, per, true, true, is_f16);
+      if (per != 4) continue;
+      test_dense(&dev, d, per, true);
+      test_lean(&dev, d, per, true, false, false);
+      test_lean(&dev, d, per, false, true, false);
+      test_lean(&dev, d, per, true, true, true);
     }
   return finish("test_cuda_attend");
 }

@@ -13,6 +13,7 @@
 #include "bench_cuda_decode.cuh"
 #include "cuda_decode_fixture.cuh"
 #include "cuda_decode_layer.cuh"
+#include "support/half.h"
 
 static int n_checks, n_failed;
 
@@ -22,11 +23,20 @@ static void check(bool ok, const char *format, const char *what, double a, doubl
   if (n_failed++ < 20) printf(format, what, a, b);
 }
 
+/* ---- elements ---- */
+
+static uint16_t to_element(const layer &l, float x) {
+  return l.is_f16 ? lk_f32_to_f16(x) : lk_f32_to_bf16(x);
+}
+static double from_element(const layer &l, uint16_t x) {
+  return l.is_f16 ? lk_f16_to_f32(x) : lk_bf16_to_f32(x);
+}
+
 /* ---- several sequences, on the host ---- */
 
 struct sequence {
   size_t n_tokens;
-  std::vector<uint16_t> k, v; /* [T][Hk][D] bf16 */
+  std::vector<uint16_t> k, v; /* [T][Hk][D] elements */
   std::vector<float> q;       /* [Hq][D] */
   std::vector<float> sums;    /* [MEAN_OFFSET + Hk][2][D]; NaN where there is no middle */
 };
@@ -39,8 +49,8 @@ static sequence make_sequence(const layer &l, size_t n_tokens, float spread, uin
   s.k.resize(n_tokens * l.n_kv_heads * l.head_dim);
   s.v.resize(s.k.size());
   s.q.resize(l.n_heads * l.head_dim);
-  for (auto &x : s.k) x = lk_f32_to_bf16(fixture_uniform(seed));
-  for (auto &x : s.v) x = lk_f32_to_bf16(fixture_uniform(seed));
+  for (auto &x : s.k) x = to_element(l, fixture_uniform(seed));
+  for (auto &x : s.v) x = to_element(l, fixture_uniform(seed));
   for (auto &x : s.q) x = spread * fixture_uniform(seed);
   /* Of a mean like a key and a value, whatever those are: a true mean would be near 0. */
   const size_t n_middle = middle_end(l, n_tokens) - l.n_sink;
@@ -67,9 +77,10 @@ static double mean_logit(const layer &l, const sequence &s, uint32_t hq, uint32_
 }
 
 /* What a kernel may be off by: the probabilities are rounded to bf16 (2^-8 of each, in numerator
- * and denominator), logits are fp32 sums of n products (n 2^-24 of the sum of magnitudes; of the
- * mean's part D / 32 in a lane, 5 of lanes and 7 of factors: at most 16), and the sums over T
- * tokens are fp32. */
+ * and denominator) or f16 (2^-11; and below 2^-14 by 2^-25, for the 16 tokens a page, 64 a chunk,
+ * of a warp whose largest is 1: 2^-19 of its sum, of values up to 1), logits are fp32 sums of n
+ * products (n 2^-24 of the sum of magnitudes; of the mean's part D / 32 in a lane, 5 of lanes and 7
+ * of factors: at most 16), and the sums over T tokens are fp32. */
 static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<double> *out,
                    std::vector<double> *bound) {
   const uint32_t D = l.head_dim, h = hq / (l.n_heads / l.n_kv_heads);
@@ -91,8 +102,7 @@ static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<d
     const size_t n = in_middle ? l.channels[h].size() : D;
     for (size_t i = 0; i < n; i++) {
       const size_t c = in_middle ? l.channels[h][i] : i;
-      const double term =
-          (double)lk_bf16_to_f32(lk_f32_to_bf16(s.q[hq * D + c])) * lk_bf16_to_f32(k[c]);
+      const double term = from_element(l, to_element(l, s.q[hq * D + c])) * from_element(l, k[c]);
       sum += term;
       size += std::fabs(term);
     }
@@ -110,8 +120,8 @@ static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<d
     const uint16_t *v = &s.v[(j * l.n_kv_heads + h) * D];
     total += p;
     for (uint32_t c = 0; c < D; c++) {
-      (*out)[c] += p * lk_bf16_to_f32(v[c]);
-      size[c] += p * std::fabs(lk_bf16_to_f32(v[c]));
+      (*out)[c] += p * from_element(l, v[c]);
+      size[c] += p * std::fabs(from_element(l, v[c]));
     }
   }
   if (with_mean && empty) {
@@ -124,11 +134,12 @@ static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<d
     }
   }
   bound->assign(D, 0);
-  const double relative =
-      std::ldexp(1.0, -8) + 4 * worst + std::sqrt((double)s.n_tokens) * std::ldexp(1.0, -20);
+  const double relative = std::ldexp(1.0, l.is_f16 ? -11 : -8) + 4 * worst +
+                          std::sqrt((double)s.n_tokens) * std::ldexp(1.0, -20);
   for (uint32_t c = 0; c < D; c++) {
     (*out)[c] /= total;
-    (*bound)[c] = relative * (size[c] / total + std::fabs((*out)[c])) + 1e-7;
+    (*bound)[c] = relative * (size[c] / total + std::fabs((*out)[c])) + 1e-7 +
+                  (l.is_f16 ? std::ldexp(1.0, -18) : 0);
   }
 }
 
@@ -220,6 +231,7 @@ static device_layer upload_layer(const layer &l, size_t n_pages) {
   d.view.n_heads = l.n_heads;
   d.view.n_kv_heads = l.n_kv_heads;
   d.view.head_dim = l.head_dim;
+  d.view.is_f16 = l.is_f16;
   return d;
 }
 static void free_layer(device_layer *d) {
@@ -341,6 +353,8 @@ static void test_all(lk_cuda_device *dev, uint64_t seed) {
                                (l.means.for_pruned ? ", compensated" : "") +
                                (l.means.for_empty ? ", policy mean" : "") + ", all lengths";
       test_layer(dev, name.c_str(), l, edges, 1000, 4.0f, 4 * G, &seed);
+      l.is_f16 = true;
+      test_layer(dev, (name + ", f16").c_str(), l, edges, 1000, 4.0f, 4 * G, &seed);
     }
     for (uint32_t dk = 2; dk <= D; dk += D == 64 ? 6 : 10) {
       layer l = make_layer(8, 2, D, {dk, D - dk}, &seed);
@@ -348,6 +362,8 @@ static void test_all(lk_cuda_device *dev, uint64_t seed) {
       test_layer(dev, name.c_str(), l, {1100, 3333}, 200, 30.0f, 8, &seed);
       l.means.for_pruned = l.means.for_empty = true;
       test_layer(dev, (name + ", means").c_str(), l, {1100, 3333}, 200, 30.0f, 8, &seed);
+      l.is_f16 = true;
+      test_layer(dev, (name + ", means, f16").c_str(), l, {1100, 3333}, 200, 30.0f, 8, &seed);
     }
   }
   const layer dense = make_layer(8, 2, 128, {128, 128}, &seed);
@@ -375,6 +391,8 @@ static void test_quick(lk_cuda_device *dev, uint64_t seed) {
     test_layer(dev, "quick", l, {1, 65, 897, 1100, 3000}, 120, 4.0f, 8, &seed);
     l.means.for_pruned = l.means.for_empty = true;
     test_layer(dev, "quick, means", l, {1, 65, 897, 1100, 3000}, 120, 4.0f, 8, &seed);
+    l.is_f16 = true;
+    test_layer(dev, "quick, means, f16", l, {1, 65, 897, 1100, 3000}, 120, 4.0f, 8, &seed);
   }
 }
 

@@ -1,14 +1,19 @@
 /* append, pack, copy_pages and sum_pages against the host, bit for bit. */
 #include "cuda_pages_fixture.cuh"
+#include "support/half.h"
 
 static const uint16_t untouched = 0xa5a5;
 static const lk_page_entry passed_over = {7, LK_N_PAGE_KINDS};
 
-/* Numbers that round in every way: ties, carries into the exponent, denormals, infinities, NaN. */
+/* Numbers that round in every way, to bf16 and to f16: ties, carries into the exponent, denormals,
+ * beyond the largest, infinities, NaN. */
 static float awkward_number() {
   static const uint32_t bits[] = {0x3f808000, 0x3f818000, 0x3f807fff, 0x3f808001, 0x7f7fffff,
                                   0xff7f8000, 0x00008000, 0x00018000, 0x80007fff, 0x7f800000,
-                                  0xff800000, 0x7f800001, 0x7fc12345, 0x80000000, 0x3fffffff};
+                                  0xff800000, 0x7f800001, 0x7fc12345, 0x80000000, 0x3fffffff,
+                                  0x3f801000, 0x3f803000, 0x3f801001, 0x477fe000, 0x477ff000,
+                                  0xc7800000, 0x497423f0, 0x387fe000, 0x387ff000, 0xb3000000,
+                                  0x33000001, 0x33c00000, 0x38000000, 0x35a1b2c3};
   if (random_below(4) > 0) return random_normal();
   const uint32_t u = bits[random_below(sizeof bits / sizeof *bits)];
   float f;
@@ -16,10 +21,12 @@ static float awkward_number() {
   return f;
 }
 
-static void test_append(lk_cuda_device *dev, size_t d, size_t n_heads, size_t n_rows) {
+static void test_append(lk_cuda_device *dev, size_t d, size_t n_heads, size_t n_rows, bool is_f16) {
   const size_t n_pages[LK_N_PAGE_KINDS] = {5, 1, 4};
   pages all(d, std::vector<std::vector<uint16_t>>(n_heads, all_channels(d)), 1, n_pages, untouched);
   std::vector<float> k(n_rows * n_heads * d), v(k.size());
+  uint16_t (*const round)(float) = is_f16 ? lk_f32_to_f16 : lk_f32_to_bf16;
+  all.view.is_f16 = is_f16;
   for (float &x : k) x = awkward_number();
   for (float &x : v) x = awkward_number();
   const std::vector<uint32_t> places = random_order((5 + 4) * PAGE_KEYS);
@@ -31,21 +38,23 @@ static void test_append(lk_cuda_device *dev, size_t d, size_t n_heads, size_t n_
     for (size_t h = 0; h < n_heads; h++)
       for (size_t c = 0; c < d; c++) {
         const size_t at = (r * n_heads + h) * d + c;
-        all.k_at(slots[r].page, h, slots[r].key, c) = lk_f32_to_bf16(k[at]);
-        all.v_at(slots[r].page, h, slots[r].key, c) = lk_f32_to_bf16(v[at]);
+        all.k_at(slots[r].page, h, slots[r].key, c) = round(k[at]);
+        all.v_at(slots[r].page, h, slots[r].key, c) = round(v[at]);
       }
   }
   buffer<float> device_k(k), device_v(v);
   buffer<lk_slot> device_slots(slots);
   lk_cuda_append(dev, &all.view, device_k.p, device_v.p, n_rows, device_slots.p);
-  all.check_same(dev, "append");
+  all.check_same(dev, is_f16 ? "append to f16" : "append");
 }
 
 /* rope_append against rope, then append on the host: the same bits. */
 static void test_rope_append(lk_cuda_device *dev, size_t d, size_t n_heads, size_t group,
-                             size_t n_rows, bool pairs) {
+                             size_t n_rows, bool pairs, bool is_f16) {
   const size_t n_pages[LK_N_PAGE_KINDS] = {5, 1, 4};
   pages all(d, std::vector<std::vector<uint16_t>>(n_heads, all_channels(d)), 1, n_pages, untouched);
+  uint16_t (*const round)(float) = is_f16 ? lk_f32_to_f16 : lk_f32_to_bf16;
+  all.view.is_f16 = is_f16;
   all.view.n_heads = (uint32_t)(n_heads * group);
   std::vector<float> k(n_rows * n_heads * d), v(k.size()), q(k.size() * group), cos_sin(n_rows * d);
   for (std::vector<float> *x : {&k, &v, &q})
@@ -64,8 +73,8 @@ static void test_rope_append(lk_cuda_device *dev, size_t d, size_t n_heads, size
     for (size_t h = 0; h < n_heads; h++)
       for (size_t c = 0; c < d; c++) {
         const size_t at = (r * n_heads + h) * d + c;
-        all.k_at(slots[r].page, h, slots[r].key, c) = lk_f32_to_bf16(want_k[at]);
-        all.v_at(slots[r].page, h, slots[r].key, c) = lk_f32_to_bf16(v[at]);
+        all.k_at(slots[r].page, h, slots[r].key, c) = round(want_k[at]);
+        all.v_at(slots[r].page, h, slots[r].key, c) = round(v[at]);
       }
   }
   buffer<lk_slot> device_slots(slots);
@@ -175,10 +184,12 @@ static void test_copy(lk_cuda_device *dev, size_t d) {
   dst.check_same(dev, "copy_pages");
 }
 
-static void test_sums(lk_cuda_device *dev, size_t d, size_t n_heads, size_t n) {
+static void test_sums(lk_cuda_device *dev, size_t d, size_t n_heads, size_t n, bool is_f16) {
   const size_t n_pages[LK_N_PAGE_KINDS] = {13, 1, 13};
   pages all(d, std::vector<std::vector<uint16_t>>(n_heads, all_channels(d)), 1, n_pages, untouched);
-  fill_random(all);
+  fill_random(all); /* as f16 other numbers, still sensible ones */
+  float (*const widen)(uint16_t) = is_f16 ? lk_f16_to_f32 : lk_bf16_to_f32;
+  all.view.is_f16 = is_f16;
   const std::vector<lk_page_entry> list =
       pick_pages(n, joined(entries(13, LK_PAGE_WIDE), entries(13, LK_PAGE_STAGE)));
   const size_t stride = n_heads * 2 * d;
@@ -190,8 +201,8 @@ static void test_sums(lk_cuda_device *dev, size_t d, size_t n_heads, size_t n) {
       for (size_t c = 0; c < d; c++) {
         float k = 0, v = 0;
         for (size_t key = 0; key < PAGE_KEYS; key++) {
-          k += lk_bf16_to_f32(all.k_at(list[i], h, key, c));
-          v += lk_bf16_to_f32(all.v_at(list[i], h, key, c));
+          k += widen(all.k_at(list[i], h, key, c));
+          v += widen(all.v_at(list[i], h, key, c));
         }
         const size_t at = i * stride + h * 2 * d + c;
         sums[at + stride] = sums[at] + k;
@@ -243,15 +254,17 @@ int main() {
   open_device(&dev);
   for (size_t d = 64; d <= 128; d += 64) {
     for (const size_t n_heads : {1, 3, 8})
-      for (const size_t n_rows : {0, 1, 7, 300}) test_append(&dev, d, n_heads, n_rows);
+      for (const size_t n_rows : {0, 1, 7, 300})
+        for (const bool is_f16 : {false, true}) test_append(&dev, d, n_heads, n_rows, is_f16);
     for (const size_t group : {1, 4, 7})
-      for (const size_t n_rows : {1, 5, 64}) {
-        test_rope_append(&dev, d, 2, group, n_rows, false);
-        test_rope_append(&dev, d, 3, group, n_rows, true);
-      }
+      for (const size_t n_rows : {1, 5, 64})
+        for (const bool is_f16 : {false, true}) {
+          test_rope_append(&dev, d, 2, group, n_rows, false, is_f16);
+          test_rope_append(&dev, d, 3, group, n_rows, true, is_f16);
+        }
     for (int i = 0; i < 4; i++) test_pack(&dev, d);
     test_copy(&dev, d);
-    for (const size_t n : {0, 1, 2, 8, 9, 23}) test_sums(&dev, d, 3, n);
+    for (const size_t n : {0, 1, 2, 8, 9, 23}) test_sums(&dev, d, 3, n, n % 2);
     for (const size_t n_heads : {1, 3, 8}) test_sum_rows(&dev, d, n_heads);
   }
   return finish("test_cuda_pages");

@@ -201,6 +201,14 @@ static void rope(double *head, size_t head_dim, double theta, size_t pos) {
 
 static double to_bf16(double x) { return (double)lk_bf16_to_f32(lk_f32_to_bf16((float)x)); }
 
+/* 11 bits, the last of them worth 2^-24 or more; at most 65504. */
+static double to_f16(double x) {
+  int exponent;
+  frexp(x, &exponent);
+  const int last = exponent > -13 ? exponent - 11 : -24;
+  return copysign(fmin(ldexp(nearbyint(ldexp(fabs(x), -last)), last), 65504), x);
+}
+
 /* ---- attention of one row ---- */
 
 typedef struct view {
@@ -404,6 +412,10 @@ static void project_qkv(lk_oracle *o, size_t layer, size_t pos) {
   for (size_t i = 0; i < n_kv && o->options.bf16_cache; i++) {
     k[i] = to_bf16(k[i]);
     v[i] = to_bf16(v[i]);
+  }
+  for (size_t i = 0; i < n_kv && o->options.f16_cache; i++) {
+    k[i] = to_f16(k[i]);
+    v[i] = to_f16(v[i]);
   }
   if (o->options.int8_middle && (pos + 1) % LEANK_PAGE_TOKENS == 0)
     quantise_group(o, layer, pos + 1);

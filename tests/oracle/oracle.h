@@ -62,6 +62,7 @@ typedef struct lk_oracle_options {
   leank_policy policy;
   bool mean_compensation;
   bool bf16_cache;  /* K and V are rounded to bf16 as they are stored */
+  bool f16_cache;   /* to f16 */
   bool int8_middle; /* with kept: the middle's K and V are then int8, K with a scale per channel and
                        64 tokens, V with one per token: largest magnitude / 127 */
   lk_oracle_fault fault;

@@ -12,6 +12,7 @@
 #include "base/dtype.h"
 #include "base/error.h"
 #include "kernels/dequant/dequant.h"
+#include "support/half.h"
 
 enum { P = LK_CUDA_P, MAX_PINNED = 64, ARGS_BYTES = 512 };
 
@@ -422,6 +423,13 @@ static leank_status mock_reserve(lk_cuda_device *dev, size_t n_rows, size_t n_co
 
 /* ---- pages ---- */
 
+static float from_element(const lk_cuda_view *view, uint16_t x) {
+  return view->is_f16 ? lk_f16_to_f32(x) : lk_bf16_to_f32(x);
+}
+static uint16_t to_element(const lk_cuda_view *view, float x) {
+  return view->is_f16 ? lk_f32_to_f16(x) : lk_f32_to_bf16(x);
+}
+
 static uint16_t *element(unsigned char *segment, size_t n, size_t token, size_t c) {
   const uint32_t chunk = lk_cuda_swizzle((uint32_t)token, (uint32_t)(c / 8), (uint32_t)(n / 8));
   return (uint16_t *)segment + token * n + chunk * 8 + c % 8;
@@ -467,8 +475,8 @@ static void run_append(const void *args) {
     const lk_slot slot = j->slots[i / (n_heads * d)];
     const segment s = segment_of(&j->dst, slot.page, i / d % n_heads);
     assert_true(slot.page.kind != LK_PAGE_LEAN && slot.key < P);
-    *element(s.k, d, slot.key, i % d) = lk_f32_to_bf16(j->k[i]);
-    *element(s.v, d, slot.key, i % d) = lk_f32_to_bf16(j->v[i]);
+    *element(s.k, d, slot.key, i % d) = to_element(&j->dst, j->k[i]);
+    *element(s.v, d, slot.key, i % d) = to_element(&j->dst, j->v[i]);
   }
 }
 
@@ -538,7 +546,7 @@ static void sum_page(const lk_cuda_view *view, lk_page_entry page, const float *
     float sum = 0;
     assert_true(page.kind != LK_PAGE_LEAN);
     for (size_t t = 0; t < P; t++)
-      sum += lk_bf16_to_f32(*element(i / d % 2 ? s.v : s.k, d, t, i % d));
+      sum += from_element(view, *element(i / d % 2 ? s.v : s.k, d, t, i % d));
     to[i] = from[i] + sum;
   }
 }
@@ -623,7 +631,7 @@ static void attend_head(const attend_args *j, const lk_cuda_group *g, size_t row
       double logit = 0;
       for (size_t i = 0; i < s.n_kept; i++)
         logit += (double)q[s.channels ? s.channels[i] : i] *
-                 (double)lk_bf16_to_f32(*element(s.k, s.n, key % P, i));
+                 (double)from_element(&j->view, *element(s.k, s.n, key % P, i));
       logit /= sqrt((double)d);
       if (lean && with_mean) logit += mean;
       largest = fmax(largest, logit);
@@ -631,7 +639,7 @@ static void attend_head(const attend_args *j, const lk_cuda_group *g, size_t row
       const double p = exp(logit - largest);
       sum += p;
       for (size_t c = 0; c < d; c++)
-        out[c] += p * (double)lk_bf16_to_f32(*element(s.v, d, key % P, c));
+        out[c] += p * (double)from_element(&j->view, *element(s.v, d, key % P, c));
     }
   const double weight = with_mean && empty ? exp(mean - largest) : 0;
   const float *values = weight > 0 ? g->mean + j->means.offset + (h / per * 2 + 1) * d : NULL;

@@ -124,7 +124,9 @@ lk_oracle *lk_setup_faulty(const lk_case *c, const lk_setup *setup, lk_oracle_fa
                                      .n_recent = setup->n_recent,
                                      .policy = setup->policy,
                                      .mean_compensation = setup->mean_compensation,
-                                     .bf16_cache = setup->kv_type != LEANK_KV_F32,
+                                     .bf16_cache = setup->kv_type == LEANK_KV_BF16 ||
+                                                   setup->kv_type == LEANK_KV_Q8,
+                                     .f16_cache = setup->kv_type == LEANK_KV_F16,
                                      .int8_middle = setup->kv_type == LEANK_KV_Q8,
                                      .fault = fault,
                                      .hide_begin = hide_begin,

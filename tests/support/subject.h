@@ -59,7 +59,7 @@ leank_mask *lk_setup_mask(const lk_case *c, const lk_setup *setup);
 /* The session options of a setup, without mask. */
 leank_session_options lk_setup_options(const lk_setup *setup);
 
-/* The oracle under the same setup; bf16_cache but for kv_type f32, int8_middle for q8. */
+/* The oracle under the same setup; its cache of the setup's type. */
 lk_oracle *lk_setup_oracle(const lk_case *c, const lk_setup *setup);
 /* The same with a fault put in, to show that a comparison would notice it. */
 lk_oracle *lk_setup_faulty(const lk_case *c, const lk_setup *setup, lk_oracle_fault fault,
@@ -121,6 +121,8 @@ void lk_assert_differ(const double *faulty, const double *want, size_t n, double
 /* bf16 cache filled by decode steps without bf16 arithmetic: K and V agree with the oracle but for
  * rare values that round the other way, one unit of 2^-8 in one channel of one key. */
 #define LK_TOLERANCE_BF16_CACHE 4e-3
+/* f16 likewise: one unit of 2^-11. */
+#define LK_TOLERANCE_F16_CACHE 5e-4
 /* int8 middle filled likewise: the rare value that rounds the other way costs a unit of 2^-7 of its
  * channel's largest. */
 #define LK_TOLERANCE_INT8_CACHE 8e-3

@@ -8,9 +8,9 @@
  * do not depend on its place in a block: what it does not see adds exact zeros. */
 #include <math.h>
 
+#include "cuda/attention/element.cuh"
 #include "cuda/attention/mean.cuh"
 #include "cuda/ptx.cuh"
-#include "cuda/bf16.cuh"
 #include "cuda/ops.cuh"
 
 enum {
@@ -56,8 +56,8 @@ static __device__ __forceinline__ uint32_t swizzle_of(uint32_t row, uint32_t n_c
   return lk_cuda_swizzle(row & 7, 0, n_chunks);
 }
 
-/* The block's queries as bf16 [128][n], rows token by token, in the order of pages' K; zeros where
- * there is no token or channel. */
+/* The block's queries as elements [128][n], rows token by token, in the order of pages' K; zeros
+ * where there is no token or channel. */
 template <int D, bool LEAN>
 static __device__ void load_queries(const lk_cuda_attend_rows &job, const tile &t) {
   const uint32_t n_chunks = LEAN ? t.n_lean / CHUNK : D / CHUNK;
@@ -74,10 +74,10 @@ static __device__ void load_queries(const lk_cuda_attend_rows &job, const tile &
 #pragma unroll
         for (uint32_t j = 0; j < CHUNK; j++)
           y[j] = c * CHUNK + j < n_kept ? q[channels[c * CHUNK + j]] : 0.0f;
-        x = make_uint4(lk_cuda_pair_bf16(y[0], y[1]), lk_cuda_pair_bf16(y[2], y[3]),
-                       lk_cuda_pair_bf16(y[4], y[5]), lk_cuda_pair_bf16(y[6], y[7]));
+        x = make_uint4(lk_pair_elements(y[0], y[1]), lk_pair_elements(y[2], y[3]),
+                       lk_pair_elements(y[4], y[5]), lk_pair_elements(y[6], y[7]));
       } else {
-        x = lk_cuda_chunk_bf16(q + c * CHUNK);
+        x = lk_chunk_elements(q + c * CHUNK);
       }
     }
     lk_store16(t.q_shared + (row * n_chunks + lk_cuda_swizzle(row, c, n_chunks)) * CHUNK_BYTES, x);
@@ -150,8 +150,8 @@ static __device__ __forceinline__ void logits(uint32_t q, uint32_t k, uint32_t n
       lk_ldmatrix(k + j * 8 * row_bytes + (c ^ k_chunk), b);
 #pragma unroll
       for (int i = 0; i < ROW_TILES; i++) {
-        lk_mma(s[i][j], a[i], b[0], b[1]);
-        lk_mma(s[i][j + 1], a[i], b[2], b[3]);
+        lk_mma_elements(s[i][j], a[i], b[0], b[1]);
+        lk_mma_elements(s[i][j + 1], a[i], b[2], b[3]);
       }
     }
   }
@@ -176,9 +176,9 @@ static __device__ __forceinline__ void mask_logits(const tile &t, int ahead,
     }
 }
 
-/* p = exp(logit - maximum so far) as bf16; what was summed before is scaled to the new maximum. The
- * accumulators of two key tiles are, as they stand, an operand of 16 keys: p[row tile][16 keys].
- * scale: log2(e) / sqrt(D). */
+/* p = exp(logit - maximum so far), shifted, as elements; what was summed before is scaled to the
+ * new maximum. The accumulators of two key tiles are, as they stand, an operand of 16 keys: p[row
+ * tile][16 keys]. scale: log2(e) / sqrt(D). */
 template <int D>
 static __device__ __forceinline__ void softmax(float scale, const float s[ROW_TILES][KEY_TILES][4],
                                                rows_state<D> &state,
@@ -201,13 +201,14 @@ static __device__ __forceinline__ void softmax(float scale, const float s[ROW_TI
       fix[i][half] = lk_exp2(__fmul_rn(state.max[i][half], scale) - base);
       changed |= max != state.max[i][half];
       state.max[i][half] = max;
+      const float from = base - LK_PROBABILITY_SHIFT;
       float sum = 0;
 #pragma unroll
       for (int j = 0; j < KEY_TILES; j++) {
-        const float first = lk_exp2(fmaf(s[i][j][2 * half], scale, -base));
-        const float second = lk_exp2(fmaf(s[i][j][2 * half + 1], scale, -base));
+        const float first = lk_exp2(fmaf(s[i][j][2 * half], scale, -from));
+        const float second = lk_exp2(fmaf(s[i][j][2 * half + 1], scale, -from));
         sum += first + second;
-        p[i][j / 2][j % 2 * 2 + half] = lk_pack_bf16(first, second);
+        p[i][j / 2][j % 2 * 2 + half] = lk_pack_elements(first, second);
       }
       state.sum[i][half] = fmaf(state.sum[i][half], fix[i][half], sum);
     }
@@ -236,8 +237,8 @@ add_values(uint32_t v, const uint32_t p[ROW_TILES][KEY_TILES / 2][4], rows_state
       lk_ldmatrix_trans(v + k * 16 * row_bytes + ((uint32_t)(j * CHUNK_BYTES) ^ v_chunk), b);
 #pragma unroll
       for (int i = 0; i < ROW_TILES; i++) {
-        lk_mma(state.o[i][j], p[i][k], b[0], b[1]);
-        lk_mma(state.o[i][j + 1], p[i][k], b[2], b[3]);
+        lk_mma_elements(state.o[i][j], p[i][k], b[0], b[1]);
+        lk_mma_elements(state.o[i][j + 1], p[i][k], b[2], b[3]);
       }
     }
 }
@@ -331,7 +332,7 @@ static __device__ __forceinline__ void see_mean(const tile &t, float scale, rows
       const float logit = t.mean_logits[warp_row + i * 16 + half * 8 + lane / 4];
       const float max = fmaxf(state.max[i][half], logit);
       const float fix = lk_exp2((state.max[i][half] - max) * scale);
-      const float weight = lk_exp2((logit - max) * scale);
+      const float weight = lk_exp2((logit - max) * scale + LK_PROBABILITY_SHIFT);
       const float n = lane % 4 == 0 ? (float)t.n_means : 0.0f;
       state.sum[i][half] = fmaf(state.sum[i][half], fix, n * weight);
 #pragma unroll
@@ -449,8 +450,7 @@ template <int D> static void launch(lk_cuda_device *dev, const lk_cuda_attend_ro
   }
 }
 
-void lk_cuda_attend_many(lk_cuda_device *dev, const lk_cuda_attend_rows *job) {
-  if (job->n_groups == 0 || job->max_rows == 0) return;
+void LK_OF_ELEMENT(lk_cuda_attend_rows)(lk_cuda_device *dev, const lk_cuda_attend_rows *job) {
   if (job->view.head_dim == 64)
     launch<64>(dev, job);
   else

@@ -13,6 +13,7 @@
 #include <math.h>
 
 #include "cuda/attention/dealing.cuh"
+#include "cuda/attention/element.cuh"
 #include "cuda/ops.cuh"
 
 enum {
@@ -30,7 +31,7 @@ enum {
 template <int D> struct decode_shared {
   float o[N_CONSUMER_WARPS][MERGE_HEADS][D + 4]; /* + 4: no two lanes meet in a bank */
   float m[N_CONSUMER_WARPS][LK_CUDA_MAX_GROUP], l[N_CONSUMER_WARPS][LK_CUDA_MAX_GROUP];
-  __nv_bfloat16 q_wide[LK_CUDA_MAX_GROUP][D + 8], q_lean[LK_CUDA_MAX_GROUP][D + 8];
+  uint16_t q_wide[LK_CUDA_MAX_GROUP][D + 8], q_lean[LK_CUDA_MAX_GROUP][D + 8];
   float lean_bias[LK_CUDA_MAX_GROUP]; /* the mean's part of lean logits */
   uint64_t full[MAX_SLOTS], empty[MAX_SLOTS];
 };
@@ -188,8 +189,8 @@ template <int D> static __device__ __forceinline__ void sums_clear(warp_sums<D> 
     for (int i = 0; i < 4; i++) s->o[t][i] = 0.0f;
 }
 
-/* The group's query rows to bf16: all channels, and those that the head keeps, zeros behind them;
- * and what is added to lean logits. */
+/* The group's query rows as elements: all channels, and those that the head keeps, zeros behind
+ * them; and what is added to lean logits. */
 template <int D>
 static __device__ void load_queries(const lk_cuda_decode *job, const head_work *w,
                                     decode_shared<D> *sh) {
@@ -199,9 +200,9 @@ static __device__ void load_queries(const lk_cuda_decode *job, const head_work *
   const uint32_t n_kept = job->view.heads[w->head].n_kept;
   for (uint32_t i = threadIdx.x; i < LK_CUDA_MAX_GROUP * D; i += N_CONSUMERS) {
     const uint32_t h = i / D, c = i % D;
-    sh->q_wide[h][c] = __float2bfloat16_rn(h < group_size ? q[h * D + c] : 0.0f);
+    sh->q_wide[h][c] = lk_to_element(h < group_size ? q[h * D + c] : 0.0f);
     const bool kept = h < group_size && c < n_kept;
-    sh->q_lean[h][c] = __float2bfloat16_rn(kept ? q[h * D + channels[c]] : 0.0f);
+    sh->q_lean[h][c] = lk_to_element(kept ? q[h * D + channels[c]] : 0.0f);
   }
   if (threadIdx.x < LK_CUDA_MAX_GROUP) {
     const bool with_mean = job->mean_logits != NULL && threadIdx.x < group_size;
@@ -213,7 +214,7 @@ static __device__ void load_queries(const lk_cuda_decode *job, const head_work *
 /* Logits of 16 tokens and 8 heads, not scaled: s[0], s[1] of token lane / 4, s[2], s[3] of 8 more.
  */
 template <int D>
-static __device__ __forceinline__ void tile_logits(uint32_t k_tile, const __nv_bfloat16 (*q)[D + 8],
+static __device__ __forceinline__ void tile_logits(uint32_t k_tile, const uint16_t (*q)[D + 8],
                                                    uint32_t n, uint32_t token, float s[4]) {
   const uint32_t lane = threadIdx.x % 32;
   /* The XOR of lk_cuda_swizzle, which is the same for every chunk of a row. */
@@ -228,9 +229,9 @@ static __device__ __forceinline__ void tile_logits(uint32_t k_tile, const __nv_b
     lk_ldmatrix(row + (((step * 2 + lane / 16) ^ twist) << 4), a);
     const uint32_t b0 = q_row[step * 8], b1 = q_row[step * 8 + 4];
     if (step & 1)
-      lk_mma(odd, a, b0, b1);
+      lk_mma_elements(odd, a, b0, b1);
     else
-      lk_mma(even, a, b0, b1);
+      lk_mma_elements(even, a, b0, b1);
   }
   for (int i = 0; i < 4; i++) s[i] = even[i] + odd[i];
 }
@@ -272,10 +273,10 @@ consume_tile(unsigned char *slot, const head_work *w, bool lean, uint32_t n_vali
   const bool raise = largest[0] > sums->m[0] + MAX_LAG || largest[1] > sums->m[1] + MAX_LAG;
   if (__any_sync(0xffffffffu, raise)) raise_maximum<D>(sums, largest);
   for (int i = 0; i < 4; i++) s[i] = lk_exp2(s[i] - sums->m[i % 2]);
-  const uint32_t p0 = lk_pack_bf16(s[0], s[1]), p1 = lk_pack_bf16(s[2], s[3]);
+  const uint32_t p0 = lk_pack_elements(s[0], s[1]), p1 = lk_pack_elements(s[2], s[3]);
   /* The sum is of what the values are multiplied by. */
-  sums->l[0] += lk_bf16_low(p0) + lk_bf16_low(p1);
-  sums->l[1] += lk_bf16_high(p0) + lk_bf16_high(p1);
+  sums->l[0] += lk_element_low(p0) + lk_element_low(p1);
+  sums->l[1] += lk_element_high(p0) + lk_element_high(p1);
   const uint32_t b0 = lk_movmatrix_trans(p0), b1 = lk_movmatrix_trans(p1);
   const uint32_t token = first + lane / 16 * 8 + lane % 8;
   const uint32_t row = v_tile + token * D * 2, half = lane / 8 % 2;
@@ -283,7 +284,7 @@ consume_tile(unsigned char *slot, const head_work *w, bool lean, uint32_t n_vali
   for (uint32_t t = 0; t < D / 16; t++) {
     uint32_t a[4];
     lk_ldmatrix_trans(row + (((t * 2 + half) ^ (token & 7)) << 4), a);
-    lk_mma(sums->o[t], a, b0, b1);
+    lk_mma_elements(sums->o[t], a, b0, b1);
   }
 }
 
@@ -685,10 +686,10 @@ static void launch(lk_cuda_device *dev, lk_cuda_ring *ring, const lk_cuda_decode
                  *job, n_parts);
 }
 
-void lk_cuda_decode_attention(lk_cuda_device *dev, const lk_cuda_decode *job) {
-  if (job->mean_logits != NULL) lk_cuda_mean_logits(dev, job);
+void LK_OF_ELEMENT(lk_cuda_decode)(lk_cuda_device *dev, const lk_cuda_decode *job) {
+  lk_cuda_ring *rings = &dev->ring[2 * LK_ELEMENT_IS_F16];
   if (job->view.head_dim == 128)
-    launch<128>(dev, &dev->ring[1], job);
+    launch<128>(dev, &rings[1], job);
   else
-    launch<64>(dev, &dev->ring[0], job);
+    launch<64>(dev, &rings[0], job);
 }

@@ -1,5 +1,6 @@
 /* Tokens into pages, pages into pages. */
 #include "cuda/bf16.cuh"
+#include "cuda/f16.cuh"
 #include "cuda/ops.cuh"
 #include "cuda/ptx.cuh"
 #include "cuda/rotate.cuh"
@@ -35,7 +36,7 @@ static __global__ void append_kernel(const __grid_constant__ lk_cuda_view view, 
   const float *from = (is_v ? v : k) + (row * view.n_kv_heads + h) * d + c * CHUNK;
   uint4 *to = (uint4 *)(page_of(view, slot.page) + wide_offset(h, d));
   to[(is_v * LK_CUDA_P + slot.key) * n_chunks + lk_cuda_swizzle(slot.key, c, n_chunks)] =
-      lk_cuda_chunk_bf16(from);
+      view.is_f16 ? lk_cuda_chunk_f16(from) : lk_cuda_chunk_bf16(from);
 }
 
 void lk_cuda_append(lk_cuda_device *dev, const lk_cuda_view *view, const float *k, const float *v,
@@ -104,8 +105,10 @@ static __global__ void rope_append_kernel(const __grid_constant__ lk_cuda_view v
   const lk_slot slot = slots[row];
   uint4 *to = (uint4 *)(page_of(view, slot.page) + wide_offset(h, d)) +
               ((is_v ? LK_CUDA_P : 0) + slot.key) * n_chunks;
-  to[lk_cuda_swizzle(slot.key, first, n_chunks)] = lk_cuda_chunk_bf16(a);
-  to[lk_cuda_swizzle(slot.key, second, n_chunks)] = lk_cuda_chunk_bf16(b);
+  to[lk_cuda_swizzle(slot.key, first, n_chunks)] =
+      view.is_f16 ? lk_cuda_chunk_f16(a) : lk_cuda_chunk_bf16(a);
+  to[lk_cuda_swizzle(slot.key, second, n_chunks)] =
+      view.is_f16 ? lk_cuda_chunk_f16(b) : lk_cuda_chunk_bf16(b);
 }
 
 void lk_cuda_rope_append(lk_cuda_device *dev, const lk_cuda_view *view, float *q, const float *k,
@@ -238,9 +241,10 @@ static __device__ __forceinline__ float page_sum(const lk_cuda_view &view, lk_pa
                          is_v * LK_CUDA_P * d + channel % CHUNK;
   float sum = 0;
 #pragma unroll 16
-  for (uint32_t key = 0; key < LK_CUDA_P; key++)
-    sum +=
-        lk_cuda_from_bf16(rows[key * d + lk_cuda_swizzle(key, channel / CHUNK, n_chunks) * CHUNK]);
+  for (uint32_t key = 0; key < LK_CUDA_P; key++) {
+    const uint16_t x = rows[key * d + lk_cuda_swizzle(key, channel / CHUNK, n_chunks) * CHUNK];
+    sum += view.is_f16 ? lk_cuda_from_f16(x) : lk_cuda_from_bf16(x);
+  }
   return sum;
 }
 
