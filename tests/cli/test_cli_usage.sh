@@ -42,6 +42,11 @@ leank run "$model" -p x --device cuda
 expect_failure 1 'CUDA'
 leank info "$model" --device cuda
 expect_failure 1 'only 64 or 128 are possible'
+for command in info 'bench decode' 'bench attention'; do
+  # shellcheck disable=SC2086
+  leank $command "$model" --kv-type f16
+  expect_failure 1 'CPU: a cache of f16 is not possible'
+done
 leank run "$model" -p x --device cuda:x
 expect_failure 2 '.--device is cpu, cuda or cuda:N'
 
