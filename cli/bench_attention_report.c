@@ -108,10 +108,7 @@ static void print_measured(const bench_attention_report *report, measured m,
   const double speed = over((double)m.n_bytes, m.seconds);
   printf(" %16s %10.3f %10.3f %7.2f", cli_grouped(m.n_bytes), 1e3 * m.seconds, 1e3 * m.min_seconds,
          speed / 1e9);
-  if (report->machine->on_cuda)
-    printf(" %7s", "-");
-  else
-    printf(" %5.1f %%", 100 * speed / bench_read_bandwidth(report->machine));
+  printf(" %5.1f %%", 100 * speed / bench_read_bandwidth(report->machine));
   if (dense) {
     const double bytes = over((double)m.n_bytes, (double)dense->n_bytes);
     const double time = over(m.seconds, dense->seconds);

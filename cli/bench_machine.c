@@ -63,7 +63,8 @@ int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
   if (leank_cpu_describe(o->cpu, kv_type, &m->cpu, &err) != LEANK_OK) return cli_fail(&err);
   o->device = device;
   o->device_index = index;
-  if (m->on_cuda) return open_device(m, index);
+  if (m->on_cuda) code = open_device(m, index);
+  if (code != CLI_GO) return code;
   leank_bench_options less = *o;
   less.n_repeats = N_READ_PASSES;
   if (less.rotate_bytes > most_read_bytes) less.rotate_bytes = most_read_bytes;
@@ -92,49 +93,52 @@ void bench_kernel_name(const bench_machine *m, const char *op, char *out, size_t
 
 static void pattern_name(const bench_machine *m, char *out, size_t size) {
   const leank_bench_pattern *p = &m->read.patterns[m->read.best];
+  if (m->on_cuda) {
+    snprintf(out, size, "%s, %zu blocks a multiprocessor", p->kernel, p->n_streams);
+    return;
+  }
   snprintf(out, size, "%s, %zu stream%s%s", p->kernel, p->n_streams, p->n_streams == 1 ? "" : "s",
            p->prefetch ? ", prefetch" : "");
 }
 
 void bench_print_machine(const bench_machine *m) {
   char pattern[80];
+  pattern_name(m, pattern, sizeof pattern);
   if (m->on_cuda) {
     cli_print_text(m->device.name);
-    printf(", cuda:%d, %s bytes of memory\n", m->device_index, cli_grouped(m->device.total_bytes));
-    return;
+    printf(", cuda:%d, %s bytes of memory", m->device_index, cli_grouped(m->device.total_bytes));
+  } else {
+    cli_print_text(m->cpu.name[0] ? m->cpu.name : "unknown processor");
+    printf(", %s, %zu threads", leank_cpu_level_name(m->cpu.level), m->read.n_threads);
   }
-  pattern_name(m, pattern, sizeof pattern);
-  cli_print_text(m->cpu.name[0] ? m->cpu.name : "unknown processor");
-  printf(", %s, %zu threads; reads %.1f GB/s (%s; %s bytes)\n", leank_cpu_level_name(m->cpu.level),
-         m->read.n_threads, bench_read_bandwidth(m) / 1e9, pattern, cli_grouped(m->read.n_bytes));
-  if (m->read.n_bytes / 2 < m->cpu.cache_bytes)
+  printf("; reads %.1f GB/s (%s; %s bytes)\n", bench_read_bandwidth(m) / 1e9, pattern,
+         cli_grouped(m->read.n_bytes));
+  if (!m->on_cuda && m->read.n_bytes / 2 < m->cpu.cache_bytes)
     cli_warn("the largest cache is said to hold %s bytes: --rotate over more",
              cli_grouped(m->cpu.cache_bytes));
 }
 
 void bench_json_machine(const bench_machine *m, json_t *o) {
-  char pattern[80];
+  char text[80];
   if (m->on_cuda) {
-    snprintf(pattern, sizeof pattern, "cuda:%d", m->device_index);
-    json_object_set_new(o, "device", json_string(pattern));
+    snprintf(text, sizeof text, "cuda:%d", m->device_index);
+    json_object_set_new(o, "device", json_string(text));
     json_object_set_new(o, "device_name", cli_json_text(m->device.name));
-    json_object_set_new(o, "repeats", cli_json_size(m->options.n_repeats));
-    return;
+  } else {
+    json_object_set_new(o, "cpu", cli_json_text(m->cpu.name));
+    json_object_set_new(o, "cpu_level", json_string(leank_cpu_level_name(m->cpu.level)));
+    json_object_set_new(o, "threads", cli_json_size(m->read.n_threads));
   }
-  pattern_name(m, pattern, sizeof pattern);
-  json_object_set_new(o, "cpu", cli_json_text(m->cpu.name));
-  json_object_set_new(o, "cpu_level", json_string(leank_cpu_level_name(m->cpu.level)));
-  json_object_set_new(o, "threads", cli_json_size(m->read.n_threads));
+  pattern_name(m, text, sizeof text);
   json_object_set_new(o, "repeats", cli_json_size(m->options.n_repeats));
   json_object_set_new(o, "read_bandwidth", json_real(bench_read_bandwidth(m)));
   json_object_set_new(o, "read_bandwidth_buffer", cli_json_size(m->read.n_bytes));
-  json_object_set_new(o, "read_pattern", json_string(pattern));
+  json_object_set_new(o, "read_pattern", json_string(text));
 }
 
 void bench_json_speed(const bench_machine *m, double n_bytes, double seconds, json_t *o) {
   const double speed = seconds > 0 ? n_bytes / seconds : 0;
   json_object_set_new(o, "bytes_per_second", json_real(speed));
-  if (m->on_cuda) return;
   json_object_set_new(o, "share_of_bandwidth", json_real(speed / bench_read_bandwidth(m)));
 }
 

@@ -16,7 +16,7 @@ typedef struct bench_machine {
   leank_bench_options options; /* of every measurement; progress and Ctrl-C are set */
   leank_cpu_info cpu;
   leank_bench_read_result read;
-  bool on_cuda; /* sessions run on `device`; the machine's own memory is not measured */
+  bool on_cuda; /* sessions run on `device`, whose memory is what `read` is of */
   int device_index;
   leank_device_info device;
   cli_progress progress;
@@ -35,8 +35,8 @@ typedef struct bench_machine {
     0, "json", CLI_FLAG, &(json), NULL, "one JSON object a line"                                   \
   }
 
-/* Describes the machine, or the CUDA device of `engine`, and on the CPU measures the read
- * bandwidth, with the threads and level of `engine`. Where memory is short, over less than
+/* Describes the machine, or the CUDA device of `engine`, and measures the read bandwidth of its
+ * memory, on the CPU with the threads and level of `engine`. Where memory is short, over less than
  * options.rotate_bytes; over 2 GiB at most. m must stay where it is. Complains and returns a code
  * other than CLI_GO where that fails. */
 int bench_machine_open(bench_machine *m, const cli_engine_options *engine);
@@ -46,14 +46,14 @@ int bench_machine_open(bench_machine *m, const cli_engine_options *engine);
 void bench_measure_begin(bench_machine *m, const char *label);
 int bench_measure_end(bench_machine *m, leank_status status, const leank_error *err);
 
-double bench_read_bandwidth(const bench_machine *m); /* bytes a second; of the CPU's memory */
+double bench_read_bandwidth(const bench_machine *m); /* bytes a second */
 /* The variant of an operation ("attend", "matvec Q4_K") in a session on this machine. */
 void bench_kernel_name(const bench_machine *m, const char *op, char *out, size_t size);
 /* A line with processor, level, threads and read bandwidth. */
 void bench_print_machine(const bench_machine *m);
 /* The same as members of a JSON object. */
 void bench_json_machine(const bench_machine *m, json_t *o);
-/* bytes over seconds and, on the CPU, its share of the read bandwidth, as members. */
+/* bytes over seconds and its share of the read bandwidth, as members. */
 void bench_json_speed(const bench_machine *m, double n_bytes, double seconds, json_t *o);
 
 /* Sorts in place; 0 for none. */

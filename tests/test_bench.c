@@ -299,18 +299,19 @@ static void test_caches_hold_the_same_tokens(void **state) {
                                       .shape = {.n_heads = HQ, .n_kv_heads = HK, .head_dim = D}};
   float q[N], want[N], got[N];
   lk_bench_side sides[2];
-  lk_bench_source source = {0};
+  lk_random_pages source = {0};
   lk_bench_run run;
   lk_backend *be = NULL;
   lk_rng rng = {5};
   leank_error err = {0};
-  lk_bench_fill_random(&rng, q, N);
+  lk_rng_fill(&rng, q, N);
   assert_int_equal(lk_bench_begin(NULL, &run, &err), LEANK_OK);
   assert_int_equal(lk_backend_open_cpu(&backend, &be, &err), LEANK_OK);
   for (size_t i = 0; i < 2; i++) {
     assert_int_equal(lk_bench_side_open(&shape, &caches[i], LEANK_DEVICE_CPU, &sides[i], &err),
                      LEANK_OK);
-    if (i == 0) assert_int_equal(lk_bench_source_open(be, &sides[0], &source, &err), LEANK_OK);
+    if (i == 0)
+      assert_int_equal(lk_random_pages_open(be, &sides[0].geometry, &source, &err), LEANK_OK);
     assert_int_equal(lk_bench_side_choose(&sides[i], 0, 2000000, &err), LEANK_OK);
     assert_int_equal(lk_bench_side_fill(be, &source, &sides[i], &run, &err), LEANK_OK);
     assert_true(sides[i].n_slots >= 2);
@@ -329,7 +330,7 @@ static void test_caches_hold_the_same_tokens(void **state) {
       attend_slot(be, &sides[i], s, q, got);
       assert_memory_equal(got, want, sizeof want);
     }
-  be->ops->free(be, source.pages);
+  lk_random_pages_close(be, &source);
   for (size_t i = 0; i < 2; i++) lk_bench_side_close(be, &sides[i]);
   be->ops->close(be);
 }

@@ -23,7 +23,7 @@ typedef struct leank_bench_options {
   size_t struct_size;
   size_t n_threads;    /* 0 = the processors this process may use */
   leank_cpu_level cpu; /* cap on the instruction set */
-  leank_device device; /* attention alone is timed on a CUDA device; others: LEANK_E_UNSUPPORTED */
+  leank_device device; /* a CUDA device reads memory and attends; products: LEANK_E_UNSUPPORTED */
   int device_index;
   size_t n_repeats;    /* passes over all copies that are timed, after one that is not; default 5 */
   size_t rotate_bytes; /* read before anything is read again; default 2 GiB */
@@ -39,7 +39,7 @@ LEANK_API void leank_bench_options_default(leank_bench_options *options);
 /* A way to read memory: every thread has its own buffer and reads it as n_streams equal spans in
  * turns of some cache lines. */
 typedef struct leank_bench_pattern {
-  size_t n_streams;
+  size_t n_streams;             /* on a CUDA device: blocks of a multiprocessor */
   bool prefetch;                /* software prefetch, some cache lines ahead in each stream */
   char kernel[32];              /* e.g. "read_avx512" */
   double bytes_per_second;      /* of the median pass */
@@ -58,8 +58,9 @@ typedef struct leank_bench_read_result {
 
 /* Reads rotate_bytes, spread over the threads' buffers (which they touch first themselves, in huge
  * pages where the system agrees), in every pattern: 1, 2, 4 and 8 streams, with prefetch and
- * without, by the widest loads of the level. LEANK_E_ARGUMENT; LEANK_E_MEMORY: more than is free
- * (the message has both numbers), or threads that cannot start; LEANK_E_INTERRUPTED. */
+ * without, by the widest loads of the level. A CUDA device reads its own memory, one buffer of
+ * rotate_bytes, with 2 to 16 blocks a multiprocessor. LEANK_E_ARGUMENT; LEANK_E_MEMORY: more than
+ * is free (the message has both numbers), or threads that cannot start; LEANK_E_INTERRUPTED. */
 LEANK_API leank_status leank_bench_read(const leank_bench_options *options,
                                         leank_bench_read_result *out, leank_error *err);
 

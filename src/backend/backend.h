@@ -109,6 +109,8 @@ typedef struct lk_linear_part {
 
 typedef struct lk_backend lk_backend;
 
+enum { LK_BACKEND_MARKS = 256 };
+
 typedef struct lk_backend_ops {
   const char *name; /* "cpu" */
   size_t row_tile;  /* chunks of rows are multiples of this */
@@ -234,9 +236,10 @@ typedef struct lk_backend_ops {
                           leank_error *err);
   void (*copy)(lk_backend *be, void *to, const void *from, size_t n_bytes);
   void (*zero)(lk_backend *be, void *p, size_t n_bytes);
-  /* Seconds that what was asked for between the two calls has taken on the device; stop waits. */
-  void (*timer_start)(lk_backend *be);
-  double (*timer_stop)(lk_backend *be);
+  /* Marks a point in the order of work, 0 .. LK_BACKEND_MARKS - 1; seconds waits, and tells what
+   * passed on the device between two marks. */
+  void (*mark)(lk_backend *be, size_t number);
+  double (*seconds)(lk_backend *be, size_t from, size_t to);
   /* Bytes of the buffer p (from alloc) that are in memory; 0 where that is not known. */
   size_t (*resident)(const lk_backend *be, const void *p);
 } lk_backend_ops;

@@ -419,8 +419,10 @@ static void cpu_zero(lk_backend *be, void *p, size_t n_bytes) {
   (void)be;
   memset(p, 0, n_bytes);
 }
-static void cpu_timer_start(lk_backend *be) { lk_cpu(be)->started = lk_seconds(); }
-static double cpu_timer_stop(lk_backend *be) { return lk_seconds() - lk_cpu(be)->started; }
+static void cpu_mark(lk_backend *be, size_t number) { lk_cpu(be)->marks[number] = lk_seconds(); }
+static double cpu_seconds(lk_backend *be, size_t from, size_t to) {
+  return lk_cpu(be)->marks[to] - lk_cpu(be)->marks[from];
+}
 
 static size_t cpu_resident(const lk_backend *be, const void *p) {
   (void)be;
@@ -447,7 +449,6 @@ static const lk_backend_ops cpu_ops = {
     .rope_table = cpu_rope_table,
     .rope = cpu_rope,
     .swiglu = cpu_swiglu,
-    .argmax = cpu_argmax,
     .linear_backward = cpu_linear_backward,
     .rms_norm_backward = cpu_rms_norm_backward,
     .swiglu_backward = cpu_swiglu_backward,
@@ -467,8 +468,9 @@ static const lk_backend_ops cpu_ops = {
     .to_host = cpu_to_host,
     .copy = cpu_copy,
     .zero = cpu_zero,
-    .timer_start = cpu_timer_start,
-    .timer_stop = cpu_timer_stop,
+    .argmax = cpu_argmax,
+    .mark = cpu_mark,
+    .seconds = cpu_seconds,
     .resident = cpu_resident,
 };
 

@@ -50,7 +50,7 @@ typedef struct lk_cpu_backend {
   size_t max_chunks;
   struct lk_cpu_weighted *weighted; /* of attention under channel weights, made when first needed */
   char *kernel_names;
-  double started; /* timer_start, in seconds */
+  double marks[LK_BACKEND_MARKS]; /* in seconds */
   double n_flops; /* of products and attention so far; the calling thread's to change */
 } lk_cpu_backend;
 

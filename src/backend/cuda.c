@@ -104,11 +104,12 @@ static void cuda_free(lk_backend *be, void *p) {
   cuda->api->free(cuda->dev, p);
 }
 
-static void cuda_timer_start(lk_backend *be) { lk_cuda(be)->api->mark(lk_cuda(be)->dev, 0); }
-static double cuda_timer_stop(lk_backend *be) {
-  lk_cuda_backend *cuda = lk_cuda(be);
-  cuda->api->mark(cuda->dev, 1);
-  return (double)cuda->api->time_ms(cuda->dev, 0, 1) / 1e3;
+_Static_assert((int)LK_BACKEND_MARKS == (int)LK_CUDA_MARKS, "a mark is an event");
+static void cuda_mark(lk_backend *be, size_t number) {
+  lk_cuda(be)->api->mark(lk_cuda(be)->dev, (int)number);
+}
+static double cuda_seconds(lk_backend *be, size_t from, size_t to) {
+  return (double)lk_cuda(be)->api->time_ms(lk_cuda(be)->dev, (int)from, (int)to) / 1e3;
 }
 
 /* All of it is in memory. */
@@ -397,7 +398,6 @@ static const lk_backend_ops cuda_ops = {
     .rope_table = cuda_rope_table,
     .rope = cuda_rope,
     .swiglu = cuda_swiglu,
-    .argmax = cuda_argmax,
     .linear_backward = cuda_linear_backward,
     .rms_norm_backward = cuda_rms_norm_backward,
     .swiglu_backward = cuda_swiglu_backward,
@@ -415,10 +415,11 @@ static const lk_backend_ops cuda_ops = {
     .upload = cuda_upload,
     .download = cuda_download,
     .to_host = cuda_to_host,
+    .argmax = cuda_argmax,
     .copy = cuda_copy,
     .zero = cuda_zero,
-    .timer_start = cuda_timer_start,
-    .timer_stop = cuda_timer_stop,
+    .mark = cuda_mark,
+    .seconds = cuda_seconds,
     .resident = cuda_resident,
 };
 

@@ -19,7 +19,10 @@ typedef enum lk_dtype {
   LK_Q4_K,
   LK_Q5_K,
   LK_Q6_K,
-  LK_N_DTYPES
+  LK_N_DTYPES,
+  /* No stored type: the matrix is bf16 that a device makes where it needs it, and `data` is the
+   * lk_random_source it makes it from. Only CUDA's weights know it. */
+  LK_RANDOM = LK_N_DTYPES
 } lk_dtype;
 
 const char *lk_dtype_name(lk_dtype type);

@@ -21,7 +21,7 @@ typedef struct attention_bench {
   lk_bench_run run;
   const leank_bench_shape *shape;
   lk_backend *backend;
-  lk_bench_source source;
+  lk_random_pages source;
   contender *contenders;
   size_t n_contenders;
   size_t n_runs;  /* the most of any contender */
@@ -108,9 +108,9 @@ static leank_status open_backend(attention_bench *b, leank_error *err) {
   b->q = b->backend->ops->alloc(b->backend, LK_MEM_SCRATCH, n * sizeof(float));
   b->out = b->backend->ops->alloc(b->backend, LK_MEM_SCRATCH, n * sizeof(float));
   LK_FAIL_IF(!q || !b->q || !b->out, err, LEANK_E_MEMORY, -1, "out of memory for rows");
-  lk_bench_fill_random(&rng, q, n);
+  lk_rng_fill(&rng, q, n);
   b->backend->ops->upload(b->backend, b->q, q, n * sizeof *q);
-  LK_TRY(lk_bench_source_open(b->backend, &b->contenders[0].side, &b->source, err));
+  LK_TRY(lk_random_pages_open(b->backend, &b->contenders[0].side.geometry, &b->source, err));
 cleanup:
   lk_free(q);
   return status;
@@ -118,20 +118,45 @@ cleanup:
 
 /* ---- measuring ---- */
 
+static leank_status attend_slot(attention_bench *b, const contender *c, size_t slot,
+                                leank_error *err) {
+  const lk_bench_side *side = &c->side;
+  return b->backend->ops->attend(b->backend, LK_LINEAR_FEW, &side->geometry.shape,
+                                 &side->views[slot], &side->rows, 0, side->n_seqs, b->q, b->out,
+                                 err);
+}
+
+/* Slots first .. first + n - 1. A device works behind this thread's back: what is not timed comes
+ * first, so that it never waits for the next to be asked for. */
+static leank_status time_slots(attention_bench *b, contender *c, size_t first, size_t n, bool timed,
+                               leank_error *err) {
+  leank_status status = LEANK_OK;
+  const lk_bench_side *side = &c->side;
+  const lk_backend_ops *ops = b->backend->ops;
+  if (b->run.options.device != LEANK_DEVICE_CPU)
+    LK_TRY(attend_slot(b, c, (first + side->n_slots - 1) % side->n_slots, err));
+  for (size_t i = 0; i < n; i++) {
+    ops->mark(b->backend, 2 * i);
+    LK_TRY(attend_slot(b, c, first + i, err));
+    ops->mark(b->backend, 2 * i + 1);
+  }
+  for (size_t i = 0; i < n; i++) {
+    const double seconds = ops->seconds(b->backend, 2 * i, 2 * i + 1);
+    if (timed) lk_bench_samples_add(&c->samples[lk_bench_slot_layer(side, first + i)], seconds);
+    LK_TRY(lk_bench_tick(&b->run, err));
+  }
+cleanup:
+  return status;
+}
+
 /* Every slot of a contender once, as a decode step meets the layers. */
 static leank_status pass(attention_bench *b, contender *c, bool timed, leank_error *err) {
   leank_status status = LEANK_OK;
-  const lk_bench_side *side = &c->side;
-  LK_TRY(b->backend->ops->stage_rows(b->backend, &side->rows, err));
-  for (size_t i = 0; i < side->n_slots; i++) {
-    b->backend->ops->timer_start(b->backend);
-    LK_TRY(b->backend->ops->attend(b->backend, LK_LINEAR_FEW, &side->geometry.shape,
-                                   &side->views[i], &side->rows, 0, side->n_seqs, b->q, b->out,
-                                   err));
-    const double seconds = b->backend->ops->timer_stop(b->backend);
-    if (timed) lk_bench_samples_add(&c->samples[lk_bench_slot_layer(side, i)], seconds);
-    LK_TRY(lk_bench_tick(&b->run, err));
-  }
+  const size_t n_slots = c->side.n_slots,
+               most = b->run.options.device == LEANK_DEVICE_CPU ? 1 : LK_BACKEND_MARKS / 2;
+  LK_TRY(b->backend->ops->stage_rows(b->backend, &c->side.rows, err));
+  for (size_t first = 0; first < n_slots; first += most)
+    LK_TRY(time_slots(b, c, first, n_slots - first < most ? n_slots - first : most, timed, err));
   LK_TRY(b->backend->ops->wait(b->backend, err));
 cleanup:
   return status;

@@ -5,7 +5,7 @@
 #include "base/alloc.h"
 #include "base/rng.h"
 
-enum { N_SOURCE_PAGES = 16, MAX_SEQS = 1 << 16, MAX_HEADS = 1 << 12, MAX_LAYERS = 1 << 16 };
+enum { MAX_SEQS = 1 << 16, MAX_HEADS = 1 << 12, MAX_LAYERS = 1 << 16 };
 
 /* ---- sizes ---- */
 
@@ -116,7 +116,7 @@ static leank_status open_means(lk_backend *be, lk_bench_side *side, leank_error 
   float *values = lk_alloc(LK_MEM_OTHER, n, sizeof *values);
   side->mean = be->ops->alloc(be, LK_MEM_OTHER, n * sizeof *values);
   LK_FAIL_IF(!values || !side->mean, err, LEANK_E_MEMORY, -1, "out of memory for means");
-  lk_bench_fill_random(&rng, values, n);
+  lk_rng_fill(&rng, values, n);
   be->ops->upload(be, side->mean, values, n * sizeof *values);
 cleanup:
   lk_free(values);
@@ -226,7 +226,7 @@ cleanup:
   return status;
 }
 
-static void make_views(lk_bench_side *side, const lk_bench_source *source) {
+static void make_views(lk_bench_side *side, const lk_random_pages *source) {
   const lk_geometry *g = &side->geometry;
   unsigned char *at[2] = {side->arena[0], side->arena[1]};
   for (size_t i = 0; i < side->n_slots; i++) {
@@ -242,7 +242,7 @@ static void make_views(lk_bench_side *side, const lk_bench_source *source) {
 
 /* The pages of one kind, of all sequences, and where they are filled from: the source's in turn.
  */
-static void list_pages(const lk_bench_source *source, const lk_bench_side *side, lk_page_kind kind,
+static void list_pages(const lk_random_pages *source, const lk_bench_side *side, lk_page_kind kind,
                        lk_page_entry *from, lk_page_entry *to) {
   const size_t n_pages = side->n_seqs * lk_pages_of(side->n_tokens);
   size_t n = 0;
@@ -254,7 +254,7 @@ static void list_pages(const lk_bench_source *source, const lk_bench_side *side,
 }
 
 /* entries: room for source and destination of all pages. */
-static leank_status fill_slots(lk_backend *be, const lk_bench_source *source, lk_bench_side *side,
+static leank_status fill_slots(lk_backend *be, const lk_random_pages *source, lk_bench_side *side,
                                lk_page_entry *entries, lk_bench_run *run, leank_error *err) {
   leank_status status = LEANK_OK;
   const size_t n_wide = side->n_seqs * side->n_wide, n_lean = side->n_seqs * side->n_lean;
@@ -272,7 +272,7 @@ cleanup:
   return status;
 }
 
-leank_status lk_bench_side_fill(lk_backend *be, const lk_bench_source *source, lk_bench_side *side,
+leank_status lk_bench_side_fill(lk_backend *be, const lk_random_pages *source, lk_bench_side *side,
                                 lk_bench_run *run, leank_error *err) {
   leank_status status = LEANK_OK;
   const size_t n_pages = side->n_seqs * lk_pages_of(side->n_tokens);
@@ -294,38 +294,4 @@ void lk_bench_side_empty(lk_backend *be, lk_bench_side *side) {
   }
   lk_free(side->views);
   side->views = NULL;
-}
-
-leank_status lk_bench_source_open(lk_backend *be, const lk_bench_side *side, lk_bench_source *out,
-                                  leank_error *err) {
-  leank_status status = LEANK_OK;
-  const lk_geometry *g = &side->geometry;
-  const size_t n_rows = N_SOURCE_PAGES * LK_P, n = n_rows * g->shape.n_kv_heads * g->shape.head_dim;
-  lk_rng rng = {2};
-  lk_layer_view view = {.page_bytes = {0, 0, g->wide_page_bytes},
-                        .heads = lk_mask_map_head(&g->map, 0, 0),
-                        .lean_offset = g->lean_offset};
-  float *kv = lk_alloc(LK_MEM_OTHER, 2 * n, sizeof *kv), *on_device = NULL;
-  lk_slot *slots = lk_alloc(LK_MEM_OTHER, n_rows, sizeof *slots);
-  view.arena[LK_PAGE_STAGE] =
-      be->ops->alloc(be, LK_MEM_SCRATCH, N_SOURCE_PAGES * g->wide_page_bytes);
-  on_device = be->ops->alloc(be, LK_MEM_SCRATCH, 2 * n * sizeof *kv);
-  LK_FAIL_IF(!kv || !slots || !on_device || !view.arena[LK_PAGE_STAGE], err, LEANK_E_MEMORY, -1,
-             "out of memory for random pages");
-  lk_bench_fill_random(&rng, kv, 2 * n);
-  for (size_t i = 0; i < n_rows; i++)
-    slots[i] = (lk_slot){{(uint32_t)(i / LK_P), LK_PAGE_STAGE}, (uint32_t)(i % LK_P)};
-  const lk_rows rows = {.n_rows = n_rows, .slots = slots};
-  LK_TRY(be->ops->stage_rows(be, &rows, err));
-  be->ops->upload(be, on_device, kv, 2 * n * sizeof *kv);
-  be->ops->append(be, &g->shape, &view, &rows, 0, n_rows, on_device, on_device + n);
-  LK_TRY(be->ops->wait(be, err));
-  *out = (lk_bench_source){view.arena[LK_PAGE_STAGE], N_SOURCE_PAGES};
-  view.arena[LK_PAGE_STAGE] = NULL;
-cleanup:
-  if (view.arena[LK_PAGE_STAGE]) be->ops->free(be, view.arena[LK_PAGE_STAGE]);
-  if (on_device) be->ops->free(be, on_device);
-  lk_free(kv);
-  lk_free(slots);
-  return status;
 }

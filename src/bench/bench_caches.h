@@ -6,7 +6,7 @@
 #include <leank/bench.h>
 
 #include "bench/bench_run.h"
-#include "cache/geometry.h"
+#include "cache/random_pages.h"
 
 /* One way of storing the cache. Slot i holds the whole cache (all sequences) of one layer; slots
  * are made for a run of layers at a time, as many as make rotate_bytes. */
@@ -26,12 +26,6 @@ typedef struct lk_bench_side {
   unsigned char *arena[2]; /* by LK_PAGE_WIDE, LK_PAGE_LEAN */
   lk_layer_view *views;    /* [n_slots] */
 } lk_bench_side;
-
-/* Random wide pages that caches are filled from, as a stage arena. */
-typedef struct lk_bench_source {
-  unsigned char *pages;
-  size_t n_pages;
-} lk_bench_source;
 
 /* Reads shape and cache. LEANK_E_ARGUMENT, _MISMATCH, _MEMORY. */
 leank_status lk_bench_side_open(const leank_bench_shape *shape, const leank_bench_cache *cache,
@@ -53,12 +47,8 @@ leank_status lk_bench_side_choose(lk_bench_side *side, size_t first, size_t rota
 size_t lk_bench_side_arena_bytes(const lk_bench_side *side);
 /* Makes and fills the slots of the chosen run, a unit of `run` each. LEANK_E_MEMORY, _INTERRUPTED.
  */
-leank_status lk_bench_side_fill(lk_backend *be, const lk_bench_source *source, lk_bench_side *side,
+leank_status lk_bench_side_fill(lk_backend *be, const lk_random_pages *source, lk_bench_side *side,
                                 lk_bench_run *run, leank_error *err);
 void lk_bench_side_empty(lk_backend *be, lk_bench_side *side);
-
-/* LEANK_E_MEMORY. */
-leank_status lk_bench_source_open(lk_backend *be, const lk_bench_side *side, lk_bench_source *out,
-                                  leank_error *err);
 
 #endif

@@ -87,7 +87,7 @@ static leank_status fill_weights(matvec_bench *b, leank_error *err) {
   LK_TRY(lk_team_open(b->run.options.n_threads, &team, err));
   lk_random_weights(b->matrix.type, b->matrix.n_rows * b->matrix.n_cols, &rng, b->weights);
   lk_parallel_for(team, b->n_copies - 1, fill_item, b);
-  lk_bench_fill_random(&rng, b->x, LEANK_BENCH_MAX_ROWS * b->matrix.n_cols);
+  lk_rng_fill(&rng, b->x, LEANK_BENCH_MAX_ROWS * b->matrix.n_cols);
 cleanup:
   lk_team_close(&team);
   return status;

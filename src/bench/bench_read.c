@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "bench/bench_read_cuda.h"
 #include "bench/bench_run.h"
 #include "kernels/read/read.h"
 
@@ -154,8 +155,7 @@ leank_status leank_bench_read(const leank_bench_options *options, leank_bench_re
   read_bench b = {.gate = PTHREAD_MUTEX_INITIALIZER};
   bool has_barrier = false;
   LK_TRY(lk_bench_begin(options, &b.run, err));
-  LK_FAIL_IF(b.run.options.device != LEANK_DEVICE_CPU, err, LEANK_E_UNSUPPORTED, -1,
-             "on a CUDA device only attention can be timed");
+  if (b.run.options.device == LEANK_DEVICE_CUDA) return lk_bench_read_cuda(&b.run, out, err);
   b.run.total = N_PATTERNS * (b.run.options.n_repeats + 1);
   b.variant = lk_read_select(b.run.options.cpu);
   LK_TRY(open_buffers(&b, err));

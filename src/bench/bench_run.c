@@ -99,11 +99,6 @@ double lk_bench_samples_least(const lk_bench_samples *s) {
   return least;
 }
 
-void lk_bench_fill_random(lk_rng *rng, float *x, size_t n) {
-  const double width = 3.4641016151377544; /* sqrt(12) */
-  for (size_t i = 0; i < n; i++) x[i] = (float)((lk_rng_double(rng) - 0.5) * width);
-}
-
 void lk_bench_kernel_of(const char *names, const char *op, char *out, size_t size) {
   const size_t n_op = strlen(op);
   out[0] = '\0';

@@ -41,9 +41,6 @@ void lk_bench_samples_add(lk_bench_samples *samples, double seconds);
 double lk_bench_samples_median(lk_bench_samples *samples);
 double lk_bench_samples_least(const lk_bench_samples *samples);
 
-/* Uniform, of mean 0 and variance 1. */
-void lk_bench_fill_random(lk_rng *rng, float *x, size_t n);
-
 /* The variant behind "op: " among a backend's "op: variant" lines; empty where it is not there. */
 void lk_bench_kernel_of(const char *names, const char *op, char *out, size_t size);
 

@@ -58,6 +58,10 @@ void lk_sequence_clear(lk_cache *cache, lk_sequence *seq);
 leank_status lk_sequence_rewind(lk_cache *cache, lk_sequence *seq, size_t n_tokens,
                                 leank_error *err);
 void lk_sequence_fork(lk_cache *cache, const lk_sequence *from, lk_sequence *to);
+/* Takes the pages of n_tokens tokens for an empty sequence; what is in them is the caller's to
+ * write. LEANK_E_CONTEXT: too few are free. */
+leank_status lk_sequence_take_pages(lk_cache *cache, lk_sequence *to, size_t n_tokens,
+                                    leank_error *err);
 /* Packs `from` of `source` into `to` under this cache's mask. LEANK_E_MISMATCH, _CONTEXT. */
 leank_status lk_sequence_pack_from(lk_cache *cache, lk_sequence *to, const lk_cache *source,
                                    const lk_sequence *from, leank_error *err);

@@ -96,7 +96,8 @@ cleanup:
   return status;
 }
 
-static leank_status take_table(lk_cache *c, lk_sequence *to, size_t n_tokens, leank_error *err) {
+leank_status lk_sequence_take_pages(lk_cache *c, lk_sequence *to, size_t n_tokens,
+                                    leank_error *err) {
   const size_t middle_end = lk_middle_end(&c->geometry, n_tokens);
   for (size_t p = 0; p < lk_pages_of(n_tokens); p++) {
     if (!lk_cache_take_entry(c, lk_kind_of(&c->geometry, p, middle_end), &to->table[p])) {
@@ -172,7 +173,7 @@ leank_status lk_sequence_pack_from(lk_cache *c, lk_sequence *to, const lk_cache 
   /* The two are of one device, but each has its own order of work. */
   LK_TRY(source->backend->ops->wait(source->backend, err));
   lk_sequence_clear(c, to);
-  LK_TRY(take_table(c, to, from->n_tokens, err));
+  LK_TRY(lk_sequence_take_pages(c, to, from->n_tokens, err));
   pack_layers(c, to, source, from, lists, sums);
   status = c->backend->ops->wait(c->backend, err);
   if (status != LEANK_OK) lk_sequence_clear(c, to);

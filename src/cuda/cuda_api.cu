@@ -45,6 +45,7 @@ static const lk_cuda_api table = {
     lk_cuda_sum_rows,
     lk_cuda_decode_attention,
     lk_cuda_attend_many,
+    lk_cuda_read,
 };
 /* clang-format on */
 

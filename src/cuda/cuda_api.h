@@ -33,7 +33,8 @@ enum {
   LK_CUDA_GRANULE = 16,      /* kept channels are padded to a multiple of this */
   LK_CUDA_MAX_GROUP = 8,     /* query heads of a kv head */
   LK_CUDA_PARTIAL_TAIL = 32, /* floats of a chunk's partial besides its values */
-  LK_CUDA_CHUNK_PAGES = 8    /* pages of an attention chunk; borders are multiples, by position */
+  LK_CUDA_CHUNK_PAGES = 8,   /* pages of an attention chunk; borders are multiples, by position */
+  LK_CUDA_MARKS = 256
 };
 
 /* Where chunk c (8 elements, 16 bytes) of row `token` lies in a row of n_chunks (even) chunks. */
@@ -183,7 +184,7 @@ typedef struct lk_cuda_api {
   leank_status (*record_end)(lk_cuda_device *dev, lk_cuda_graph **out, leank_error *err);
   void (*replay)(lk_cuda_device *dev, lk_cuda_graph *graph);
   void (*graph_free)(lk_cuda_graph *graph);
-  /* Events for timing: time_ms waits and gives the time between two marks (0 .. 7). */
+  /* Events for timing: time_ms waits and gives the time between two marks, of LK_CUDA_MARKS. */
   void (*mark)(lk_cuda_device *dev, int number);
   float (*time_ms)(lk_cuda_device *dev, int from, int to);
 
@@ -242,6 +243,12 @@ typedef struct lk_cuda_api {
   /* ---- attention ---- */
   void (*decode)(lk_cuda_device *dev, const lk_cuda_decode *job);
   void (*attend_rows)(lk_cuda_device *dev, const lk_cuda_attend_rows *job);
+
+  /* ---- benchmarks ---- */
+  /* Reads n_bytes (a multiple of 16) with n_blocks blocks a multiprocessor; *sum ^= their 32-bit
+   * words. */
+  void (*read)(lk_cuda_device *dev, const void *from, size_t n_bytes, uint32_t n_blocks,
+               uint32_t *sum);
 } lk_cuda_api;
 
 /* The library's one symbol. NULL where `version` is not the library's. */

@@ -95,8 +95,6 @@ leank_status lk_cuda_open(int index, lk_cuda_device **out, leank_error *err) {
     code = cudaDeviceGetAttribute(&dev->major, cudaDevAttrComputeCapabilityMajor, index);
   /* Not ordered with the legacy stream: another library's work there is none of ours. */
   if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking);
-  for (int i = 0; code == cudaSuccess && i < LK_CUDA_MARKS; i++)
-    code = cudaEventCreate(&dev->marks[i]);
   if (code != cudaSuccess) {
     lk_cuda_close(dev);
     return fail(err, code, "open");
@@ -243,7 +241,10 @@ void lk_cuda_graph_free(lk_cuda_graph *graph) {
 
 void lk_cuda_mark(lk_cuda_device *dev, int number) {
   use(dev);
-  lk_cuda_keep(dev, cudaEventRecord(dev->marks[number], dev->stream), "mark");
+  cudaEvent_t *event = &dev->marks[number];
+  cudaError_t code = *event ? cudaSuccess : cudaEventCreate(event);
+  if (code == cudaSuccess) code = cudaEventRecord(*event, dev->stream);
+  lk_cuda_keep(dev, code, "mark");
 }
 
 float lk_cuda_time_ms(lk_cuda_device *dev, int from, int to) {

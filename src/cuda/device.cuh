@@ -17,8 +17,6 @@ typedef struct lk_cuda_ring {
 
 typedef struct lk_cuda_gemm lk_cuda_gemm; /* plans of products, linear/many.cu */
 
-enum { LK_CUDA_MARKS = 8 };
-
 /* All zeros but what open sets. */
 struct lk_cuda_device {
   int index, n_sm, major; /* multiprocessors; compute capability's first number */
@@ -30,8 +28,8 @@ struct lk_cuda_device {
   size_t workspace_bytes;
   uint16_t *operand; /* bf16 activations of a product, operand_elements; device memory */
   size_t operand_elements;
-  cudaEvent_t marks[LK_CUDA_MARKS];
-  leank_error failure; /* code LEANK_OK: none */
+  cudaEvent_t marks[LK_CUDA_MARKS]; /* made when first set */
+  leank_error failure;              /* code LEANK_OK: none */
 };
 
 /* Keeps a failure, unless one is kept already. `what` names the call, e.g. "rms_norm". */

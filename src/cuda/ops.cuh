@@ -39,6 +39,10 @@ void lk_cuda_sum_pages(lk_cuda_device *dev, const lk_cuda_view *view, const lk_p
 void lk_cuda_sum_rows(lk_cuda_device *dev, const lk_cuda_view *view, const lk_page_entry *pages,
                       size_t n_pages, const lk_cuda_group *groups, size_t offset);
 
+/* read/ */
+void lk_cuda_read(lk_cuda_device *dev, const void *from, size_t n_bytes, uint32_t n_blocks,
+                  uint32_t *sum);
+
 /* attention/ */
 void lk_cuda_decode_bf16(lk_cuda_device *dev, const lk_cuda_decode *job);
 void lk_cuda_decode_f16(lk_cuda_device *dev, const lk_cuda_decode *job);

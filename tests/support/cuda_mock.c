@@ -11,6 +11,7 @@
 
 #include "base/dtype.h"
 #include "base/error.h"
+#include "base/random_bf16.h"
 #include "kernels/dequant/dequant.h"
 #include "support/half.h"
 
@@ -35,7 +36,7 @@ struct lk_cuda_graph {
 
 struct lk_cuda_device {
   job_list queue, recorded;
-  bool recording;
+  bool recording, is_marked[LK_CUDA_MARKS];
   leank_error failure;
 };
 
@@ -253,11 +254,15 @@ static void mock_graph_free(lk_cuda_graph *graph) {
   lk_cuda_mock.n_live--;
 }
 
-static void mock_mark(lk_cuda_device *dev, int number) { (void)dev, (void)number; }
+static void mock_mark(lk_cuda_device *dev, int number) {
+  assert_true(number >= 0 && number < LK_CUDA_MARKS);
+  dev->is_marked[number] = true;
+}
+/* A millisecond from mark to mark. */
 static float mock_time_ms(lk_cuda_device *dev, int from, int to) {
-  (void)from, (void)to;
+  assert_true(dev->is_marked[from] && dev->is_marked[to]);
   flush(dev);
-  return 0;
+  return (float)(to - from);
 }
 
 /* ---- rows ---- */
@@ -386,6 +391,32 @@ static void run_widen(const void *args) {
   lk_dequant_select(type, LEANK_CPU_C)->to_f32(j->a, j->n, wide);
   for (size_t i = 0; i < j->n; i++) ((uint16_t *)j->out)[i] = lk_f32_to_bf16(wide[i]);
   free(wide);
+}
+
+static void run_random(const void *args) {
+  const rows_args *j = args;
+  const lk_random_source source = {j->seed, j->scale};
+  lk_random_bf16(&source, 0, j->n, j->out);
+}
+
+static void mock_random_bf16(lk_cuda_device *dev, uint16_t *to, size_t n, float scale,
+                             uint64_t seed) {
+  const rows_args a = {.n = n, .scale = scale, .seed = seed, .out = to};
+  lk_cuda_mock.n_made++;
+  LAUNCH(dev, run_random, a);
+}
+
+static void run_read(const void *args) {
+  const rows_args *j = args;
+  uint32_t *sum = j->out;
+  for (size_t i = 0; i < j->n / sizeof *sum; i++) *sum ^= ((const uint32_t *)j->a)[i];
+}
+
+static void mock_read(lk_cuda_device *dev, const void *from, size_t n_bytes, uint32_t n_blocks,
+                      uint32_t *sum) {
+  const rows_args a = {.a = from, .n = n_bytes, .out = sum};
+  assert_true(n_bytes % 16 == 0 && n_blocks > 0);
+  LAUNCH(dev, run_read, a);
 }
 
 static void mock_widen(lk_cuda_device *dev, int type, const void *from, size_t n, uint16_t *to) {
@@ -739,6 +770,8 @@ const lk_cuda_api *lk_cuda_mock_api(void) {
                                   .sum_pages = mock_sum_pages,
                                   .sum_rows = mock_sum_rows,
                                   .decode = mock_decode,
-                                  .attend_rows = mock_attend_rows};
+                                  .attend_rows = mock_attend_rows,
+                                  .random_bf16 = mock_random_bf16,
+                                  .read = mock_read};
   return &api;
 }

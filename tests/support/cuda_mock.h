@@ -15,6 +15,7 @@ typedef struct lk_cuda_mock_state {
   size_t n_launches;   /* so far, those of replays included */
   size_t n_downloaded; /* bytes so far */
   size_t n_loads;      /* widen, and uploads of as much as a matrix */
+  size_t n_made;       /* random_bf16 */
   size_t n_records, n_replays;
   size_t fail_alloc, fail_launch; /* the nth from now on fails; 0: none */
   bool refuse_record;             /* record_end fails */
