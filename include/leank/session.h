@@ -168,6 +168,14 @@ LEANK_API leank_status leank_session_decode_greedy(leank_session *session, size_
                                                    const size_t *seqs, const leank_token *tokens,
                                                    leank_token *next, leank_error *err);
 
+/* For benchmarks: makes n different sequences n_tokens long, each in pages of its own, with random
+ * K and V (of mean 0 and variance 1, the same each time) in the place of what they held. No layer
+ * is computed; where means stand in for what is pruned, they are 0. LEANK_E_ARGUMENT, _CONTEXT,
+ * _MEMORY: the sequences are empty or filled, then. */
+LEANK_API leank_status leank_session_fill_random(leank_session *session, size_t n,
+                                                 const size_t *seqs, size_t n_tokens,
+                                                 leank_error *err);
+
 /* Tokens in the cache of a sequence; 0 for one out of range. */
 LEANK_API size_t leank_session_length(const leank_session *session, size_t seq);
 /* The first position after the middle at the present length; n_sink where the middle is empty. */
