@@ -50,6 +50,7 @@ void cli_engine_options_default(cli_engine_options *options) {
       .n_recent = SIZE_MAX,
       .policy = -1,
       .n_seqs = 1,
+      .seed = 1,
   };
 }
 
@@ -82,6 +83,30 @@ int cli_open_model(const char *path, int weights, bool quiet, leank_model **out)
   return status == LEANK_OK ? CLI_GO : cli_fail(&err);
 }
 
+static bool is_config(const char *path) {
+  const size_t n = strlen(path);
+  return n >= 5 && strcmp(path + n - 5, ".json") == 0;
+}
+
+/* Random weights, made where they are needed. */
+static int open_synthetic(const char *path, const cli_engine_options *own, leank_model **out) {
+  leank_synthetic_options options;
+  leank_error err;
+  leank_device device;
+  cli_progress progress;
+  int index, code = cli_device(own, &device, &index);
+  if (code != CLI_GO) return code;
+  leank_synthetic_options_default(&options);
+  options.seed = own->seed;
+  options.on_cuda = device == LEANK_DEVICE_CUDA;
+  cli_progress_begin(&progress, "making weights");
+  options.on_progress = cli_progress_update;
+  options.user = &progress;
+  leank_status status = leank_model_open_synthetic(path, &options, out, &err);
+  cli_progress_end(&progress);
+  return status == LEANK_OK ? CLI_GO : cli_fail(&err);
+}
+
 int cli_engine_open(const char *model_path, const cli_engine_options *options, cli_engine *out) {
   leank_error err;
   *out = (cli_engine){.options = *options};
@@ -91,7 +116,9 @@ int cli_engine_open(const char *model_path, const cli_engine_options *options, c
   if (options->mask && leank_mask_open(options->mask, &out->mask, &err) != LEANK_OK) {
     return cli_fail(&err);
   }
-  code = cli_open_model(model_path, options->weights, false, &out->model);
+  out->synthetic = options->takes_config && is_config(model_path);
+  code = out->synthetic ? open_synthetic(model_path, options, &out->model)
+                        : cli_open_model(model_path, options->weights, false, &out->model);
   if (code != CLI_GO) return code;
   out->info = leank_model_get_info(out->model);
   out->tokenizer = leank_model_get_tokenizer(out->model);

@@ -16,6 +16,8 @@ typedef struct cli_engine_options {
   bool mean_compensation; /* false = the mask's */
   size_t n_seqs;          /* sequences of a session (1) */
   const char *device;     /* "cpu", "cuda" or "cuda:N"; NULL = cpu */
+  bool takes_config;      /* a model may be a bare config.json: its weights are made up */
+  uint64_t seed;          /* of such weights (1) */
 } cli_engine_options;
 
 /* Names of the levels, of every architecture: the library refuses those of another one. And the
@@ -48,6 +50,8 @@ void cli_engine_options_default(cli_engine_options *options);
   }
 #define CLI_DEVICE_ROW(e)                                                                          \
   { 0, "device", CLI_TEXT, &(e).device, "DEVICE", "cpu, cuda or cuda:N (cpu)" }
+#define CLI_SEED_ROW(e)                                                                            \
+  { 0, "seed", CLI_SEED, &(e).seed, "N", "of the weights where MODEL is a config.json (1)" }
 #define CLI_ENGINE_ROWS(e)                                                                         \
   CLI_MASK_ROW(e), CLI_SPLIT_ROWS(e), CLI_KV_TYPE_ROW(e),                                          \
       {0, "policy", CLI_CHOICE, &(e).policy, "drop|mean", "heads that keep nothing (the mask's)"}, \
@@ -69,6 +73,7 @@ typedef struct cli_engine {
   const leank_tokenizer *tokenizer; /* NULL where the model came without one */
   leank_mask *mask;                 /* NULL: dense */
   cli_engine_options options;
+  bool synthetic; /* random weights */
 } cli_engine;
 
 /* Opens a model, with a progress bar unless quiet. Complains and returns CLI_FAILURE, else CLI_GO.

@@ -4,8 +4,12 @@
 #include <string.h>
 
 #include "bench_session_report.h"
+#include "bench_steps.h"
 
 enum { N_WARMUP_STEPS = 3, N_WARMUP_TOKENS = 256, MAX_BATCH = 4096 };
+
+/* Where a cache's content comes from. */
+typedef enum fill_kind { FILL_AUTO, FILL_PROMPT, FILL_RANDOM } fill_kind;
 
 typedef struct bench_session_options {
   cli_engine_options engine;
@@ -13,6 +17,7 @@ typedef struct bench_session_options {
   size_t n_steps, n_repeats;
   size_t n_prefill_threads; /* 0: those of the steps */
   size_t n_seqs;            /* sequences that decode together */
+  int fill;                 /* fill_kind */
   bool no_dense, json;
 } bench_session_options;
 
@@ -22,11 +27,9 @@ typedef struct bench {
   bench_machine *machine;
   leank_session *filler; /* dense, of other threads; NULL: the sides read prompts themselves */
   bool decode;           /* else prefill */
-  leank_token *tokens;   /* [n_tokens] */
-  size_t n_tokens;       /* of the longest prompt */
-  leank_token *next;     /* [n_seqs] that the steps choose */
-  double *times;         /* [n_repeats] */
-  size_t *seqs;          /* [n_seqs] 0, 1, ... */
+  bool random;           /* caches hold random K and V */
+  bench_steps steps;
+  double *times; /* [2][n_repeats] */
 } bench;
 
 /* The options of both; decode says what is measured. */
@@ -37,12 +40,16 @@ static int parse(int argc, char **argv, bool decode, bench_session_options *o, b
       {'n', "steps", CLI_SIZE, &o->n_steps, "N", "decode steps of a repeat (32)"},
       {'r', "repeat", CLI_SIZE, &o->n_repeats, "R", "repeats, the median counts (3)"},
       {'b', "batch", CLI_SIZE, &o->n_seqs, "B", "decode: sequences in a step (1)"},
+      {0, "fill", CLI_CHOICE, &o->fill, "auto|prompt|random",
+       "decode: caches hold a prompt that was read, or random K and V: at once (auto: random where "
+       "MODEL is a config.json)"},
       {0, "prefill-threads", CLI_SIZE, &o->n_prefill_threads, "N",
        "decode: threads of the prefill that fills the caches (as --threads)"},
       {0, "no-dense", CLI_FLAG, &o->no_dense, NULL, "with a mask: do not measure dense beside it"},
       {0, "rotate", CLI_SIZE, &m->options.rotate_bytes, "BYTES",
        "of the buffer that the read bandwidth is measured over (2048M)"},
       {0, "json", CLI_FLAG, &o->json, NULL, "one JSON object a line"},
+      CLI_SEED_ROW(o->engine),
       CLI_ENGINE_ROWS(o->engine),
   };
   const cli_command command = {
@@ -50,12 +57,14 @@ static int parse(int argc, char **argv, bool decode, bench_session_options *o, b
           decode ? "leank bench decode MODEL [options]" : "leank bench prefill MODEL [options]",
       .about =
           "Measures prefill or decode on made-up tokens, dense and, with --mask, LeanK beside\n"
-          "it; also how fast this machine reads memory, with as many threads.",
-      .details =
-          "decode fills the cache by one dense prefill a length; LeanK's cache is packed from\n"
-          "it, and rounds of steps alternate. The share is (KV + weight bytes of a step) over\n"
-          "time and read bandwidth; weights count as stored in the file, an untied input\n"
-          "embedding left out.",
+          "it; also how fast this machine reads memory, with as many threads. MODEL may be a bare\n"
+          "config.json: a model of that shape with random weights, made on the device.",
+      .details = "decode fills the caches by dense prefills, from which LeanK's are packed, or "
+                 "with random\n"
+                 "content; rounds of greedy steps alternate. The share is (KV + weight bytes of a "
+                 "step) over\n"
+                 "time and read bandwidth; weights count as stored in the file, an untied input\n"
+                 "embedding left out.",
       .options = rows,
       .n_options = sizeof rows / sizeof *rows,
       .n_min = 1,
@@ -70,6 +79,8 @@ static int parse(int argc, char **argv, bool decode, bench_session_options *o, b
   if (o->n_seqs == 0 || o->n_seqs > MAX_BATCH) {
     return cli_usage_error("--batch is 1 to %d", MAX_BATCH);
   }
+  if (o->fill != FILL_AUTO && !decode)
+    return cli_usage_error("--fill is an option of bench decode");
   if (o->n_seqs > 1 && !decode) return cli_usage_error("--batch is an option of bench decode");
   if (o->no_dense && !o->engine.mask) return cli_usage_error("--no-dense needs --mask");
   return CLI_GO;
@@ -84,42 +95,23 @@ static void print_row(const bench *b, const bench_row *row) {
 
 /* ---- measuring ---- */
 
-/* Feeds n tokens into a sequence, emptied first; each sequence begins at another token. */
+/* Reads a prompt of n tokens; Ctrl-C ends it. */
 static int fill(const bench *b, leank_session *session, size_t seq, size_t n, double *seconds) {
-  leank_feed_options feed;
   leank_error err;
-  cli_progress progress;
-  cli_progress_begin(&progress, "prefill");
-  leank_feed_options_default(&feed);
-  feed.next = b->next;
-  feed.on_progress = cli_progress_update;
-  feed.user = &progress;
-  if (leank_session_rewind(session, seq, 0, &err) != LEANK_OK) return cli_fail(&err);
   cli_interrupt_arm(session);
-  double start = cli_seconds();
-  leank_status status = leank_session_feed(session, seq, b->tokens + seq, n, &feed, &err);
-  *seconds = cli_seconds() - start;
+  leank_status status = bench_steps_prompt(&b->steps, session, seq, n, seconds, &err);
   cli_interrupt_disarm();
-  cli_progress_end(&progress);
-  if (status == LEANK_E_INTERRUPTED || (status == LEANK_OK && cli_interrupted())) {
-    cli_complain("interrupted");
-    return CLI_INTERRUPTED;
-  }
-  return status == LEANK_OK ? CLI_GO : cli_fail(&err);
+  return bench_steps_code(status, &err);
 }
 
 /* n decode steps of all sequences, each to the likeliest tokens; mean seconds of one. */
 static int step(const bench *b, leank_session *session, size_t n, double *seconds) {
   leank_error err;
-  double start = cli_seconds();
-  for (size_t i = 0; i < n; i++) {
-    if (leank_session_decode_greedy(session, b->options->n_seqs, b->seqs,
-                                    &b->tokens[i % b->n_tokens], b->next, &err) != LEANK_OK) {
-      return cli_fail(&err);
-    }
-  }
-  *seconds = (cli_seconds() - start) / (double)n;
-  return CLI_GO;
+  cli_interrupt_arm(session);
+  leank_status status = bench_steps_decode(&b->steps, session, n, seconds, &err);
+  cli_interrupt_disarm();
+  *seconds /= (double)n;
+  return bench_steps_code(status, &err);
 }
 
 static int prefill_side(bench *b, leank_session *session, bool masked) {
@@ -138,16 +130,23 @@ static int prefill_side(bench *b, leank_session *session, bool masked) {
   return CLI_GO;
 }
 
-static size_t stored_bytes(const leank_session *session) {
-  leank_memory memory;
-  leank_session_get_memory(session, &memory);
-  return memory.wide_stored + memory.lean_stored;
+/* Random K and V in every sequence, of each side anew: no page is shared. */
+static int fill_randomly(const bench *b, leank_session *const *sides, bench_row *rows) {
+  for (size_t s = 0; s < 2; s++) {
+    leank_error err;
+    rows[s].random = true;
+    if (sides[s] && leank_session_fill_random(sides[s], b->steps.n_seqs, b->steps.seqs,
+                                              rows[s].length, &err) != LEANK_OK)
+      return cli_fail(&err);
+  }
+  return CLI_GO;
 }
 
 /* Fills the caches of both sides (either may be NULL): a prompt is read by the filler where there
  * is one, else by the first side, and the others are packed from it. Prefill is dense, so packing
  * gives the very cache that a prefill of its own would. */
 static int fill_sides(const bench *b, leank_session *const *sides, bench_row *rows) {
+  if (b->random) return fill_randomly(b, sides, rows);
   leank_session *source = b->filler ? b->filler : sides[0] ? sides[0] : sides[1];
   for (size_t seq = 0; seq < b->options->n_seqs; seq++) {
     double seconds;
@@ -168,7 +167,7 @@ static int fill_sides(const bench *b, leank_session *const *sides, bench_row *ro
 /* Rounds of steps, the sides in turn; times [2][n_repeats]. */
 static int decode_rounds(const bench *b, leank_session *const *sides, bench_row *rows,
                          double *times) {
-  double seconds, n_rounds = (double)b->options->n_repeats;
+  double seconds = 0, n_rounds = (double)b->options->n_repeats;
   double bytes[2] = {0, 0};
   for (size_t s = 0; s < 2; s++) {
     int code = sides[s] ? step(b, sides[s], N_WARMUP_STEPS, &seconds) : CLI_GO;
@@ -177,10 +176,10 @@ static int decode_rounds(const bench *b, leank_session *const *sides, bench_row 
   for (size_t r = 0; r < b->options->n_repeats; r++) {
     for (size_t s = 0; s < 2; s++) {
       if (!sides[s]) continue;
-      double before = (double)stored_bytes(sides[s]);
+      double before = (double)bench_stored_bytes(sides[s]);
       int code = step(b, sides[s], b->options->n_steps, &times[s * b->options->n_repeats + r]);
       if (code != CLI_GO) return code;
-      bytes[s] += (before + (double)stored_bytes(sides[s])) / 2;
+      bytes[s] += (before + (double)bench_stored_bytes(sides[s])) / 2;
     }
   }
   for (size_t s = 0; s < 2; s++) {
@@ -211,15 +210,6 @@ static int decode_sides(bench *b, leank_session *const *sides) {
 
 /* ---- the command ---- */
 
-/* Made-up tokens (a multiplicative hash): speed does not depend on which. */
-static leank_token *make_tokens(size_t n, size_t n_vocab) {
-  leank_token *tokens = cli_alloc(n, sizeof *tokens);
-  for (size_t i = 0; i < n; i++) {
-    tokens[i] = (leank_token)((((uint64_t)i + 1) * 0x9e3779b97f4a7c15u >> 33) % n_vocab);
-  }
-  return tokens;
-}
-
 static size_t longest(const cli_sizes *lengths) {
   size_t n = 0;
   for (size_t i = 0; i < lengths->n; i++) n = lengths->values[i] > n ? lengths->values[i] : n;
@@ -239,33 +229,26 @@ static int measure(bench *b, leank_session *const *sides) {
 /* The dense session of --prefill-threads that reads the prompts; none where that was not given. */
 static int open_filler(bench *b) {
   cli_engine engine = *b->engine;
-  if (b->options->n_prefill_threads == 0) return CLI_GO;
+  if (b->options->n_prefill_threads == 0 || b->random) return CLI_GO;
   engine.options.n_threads = b->options->n_prefill_threads;
   engine.options.n_seqs = 1;
-  return cli_engine_session(&engine, false, b->n_tokens, &b->filler);
+  return cli_engine_session(&engine, false, b->steps.n_tokens, &b->filler);
 }
 
 static int run(const cli_engine *engine, bench_machine *machine, const bench_session_options *o,
                bool decode) {
   bench b = {.engine = engine, .machine = machine, .options = o, .decode = decode};
   leank_session *sides[2] = {NULL, NULL}; /* dense, masked */
-  b.n_tokens = longest(&o->lengths);
-  size_t n_ctx = b.n_tokens;
+  size_t n_ctx = longest(&o->lengths);
+  b.random = decode && (o->fill == FILL_RANDOM || (o->fill == FILL_AUTO && engine->synthetic));
+  bench_steps_open(&b.steps, engine->info, o->n_seqs, n_ctx);
+  b.times = cli_alloc(2 * o->n_repeats, sizeof *b.times);
   if (decode) n_ctx += N_WARMUP_STEPS + o->n_steps * o->n_repeats;
   int code = o->no_dense ? CLI_GO : cli_engine_session(engine, false, n_ctx, &sides[0]);
   if (code == CLI_GO && engine->mask) code = cli_engine_session(engine, true, n_ctx, &sides[1]);
   if (code == CLI_GO) code = open_filler(&b);
-  if (code == CLI_GO) {
-    b.tokens = make_tokens(b.n_tokens + o->n_seqs, engine->info->n_vocab);
-    b.next = cli_alloc(o->n_seqs, sizeof *b.next);
-    b.seqs = cli_alloc(o->n_seqs, sizeof *b.seqs);
-    for (size_t i = 0; i < o->n_seqs; i++) b.seqs[i] = i;
-    b.times = cli_alloc(2 * o->n_repeats, sizeof *b.times);
-    code = measure(&b, sides);
-  }
-  free(b.tokens);
-  free(b.next);
-  free(b.seqs);
+  if (code == CLI_GO) code = measure(&b, sides);
+  bench_steps_close(&b.steps);
   free(b.times);
   leank_session_close(&b.filler);
   leank_session_close(&sides[0]);
@@ -284,6 +267,7 @@ static int bench_session(int argc, char **argv, bool decode) {
   int code = parse(argc, argv, decode, &o, &machine, words);
   if (code != CLI_GO) return code;
   o.engine.n_seqs = o.n_seqs;
+  o.engine.takes_config = true;
   code = cli_engine_open(words[0], &o.engine, &engine);
   if (code == CLI_GO) code = bench_machine_open(&machine, &o.engine);
   machine.options.n_repeats = o.n_repeats;

@@ -87,6 +87,27 @@ LEANK_API leank_status leank_model_open(const char *path, const leank_model_opti
 LEANK_API leank_status leank_model_read_info(const char *path, leank_model_info *out,
                                              leank_error *err);
 
+/* How weights are made up. */
+typedef struct leank_synthetic_options {
+  size_t struct_size; /* set by leank_synthetic_options_default */
+  uint64_t seed;      /* of the random numbers; default 1 */
+  bool on_cuda;       /* a CUDA device makes them when a session there first uses them: they take no
+                         memory here, and no session on the CPU can use them */
+  leank_progress_fn on_progress; /* parameters made; on_cuda: planned */
+  void *user;
+} leank_synthetic_options;
+
+LEANK_API void leank_synthetic_options_default(leank_synthetic_options *options);
+
+/* For benchmarks: a model of the sizes that a bare config.json says, with random weights, the same
+ * for the same seed on every device. Matrices are bf16, uniform and of such scale that activations
+ * stay of variance 1; norms are 1, biases small. It has no tokenizer and no fingerprint. `options`
+ * may be NULL. As leank_model_open; LEANK_E_MEMORY where the weights do not fit into memory (the
+ * message has both numbers). */
+LEANK_API leank_status leank_model_open_synthetic(const char *path,
+                                                  const leank_synthetic_options *options,
+                                                  leank_model **out, leank_error *err);
+
 /* Closes and sets *model to NULL; NULL and pointer to NULL are fine. No session may be open. */
 LEANK_API void leank_model_close(leank_model **model);
 

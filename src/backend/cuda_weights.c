@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "backend/cuda.h"
+#include "base/random_bf16.h"
 
 /* Bytes of stored weights that go to the device at a time. */
 enum { PIECE_BYTES = 16 << 20, PIECE_BLOCKS = 64 /* a multiple: destinations stay aligned */ };
@@ -145,6 +146,13 @@ cleanup:
   return status;
 }
 
+static leank_status make_random(lk_cuda_store *s, const lk_tensor *w, uint16_t *to,
+                                leank_error *err) {
+  const lk_random_source *source = w->data;
+  s->api->random_bf16(s->dev, to, w->n_rows * w->n_cols, source->scale, source->seed);
+  return s->api->sync(s->dev, err);
+}
+
 static leank_status load_bytes(lk_cuda_store *s, const void *data, size_t n_bytes, void *to,
                                leank_error *err) {
   s->api->upload(s->dev, to, data, n_bytes);
@@ -163,7 +171,9 @@ static leank_status get(lk_cuda_store *s, const void *data, const lk_tensor *w, 
     device = s->api->alloc(s->dev, n_bytes);
     if (!device) status = out_of_memory(n_bytes, err);
     if (status == LEANK_OK)
-      status = w ? load_pieces(s, w, device, err) : load_bytes(s, data, n_bytes, device, err);
+      status = !w                     ? load_bytes(s, data, n_bytes, device, err)
+               : w->type == LK_RANDOM ? make_random(s, w, device, err)
+                                      : load_pieces(s, w, device, err);
     if (status != LEANK_OK) goto cleanup;
     *e = (entry){data, device};
     s->n_entries++;

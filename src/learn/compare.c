@@ -110,6 +110,7 @@ static leank_status open(comparison *c, const leank_dataset *dataset,
       .max_pages = lk_prefill_max_pages(lk_contexts_of(dataset)),
       .shape = {.n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim},
       .precise_attention = true};
+  LK_TRY(lk_model_check_cpu(c->model, err));
   LK_TRY(lk_backend_open_cpu(&backend, &c->backend, err));
   LK_TRY(
       lk_prefill_open(c->model, c->backend, o->kv_type, lk_contexts_of(dataset), &c->prefill, err));

@@ -185,7 +185,8 @@ static leank_status open_backend(leank_learner *l, leank_error *err) {
       .max_pages = max_pages,
       .shape = {.n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim},
       .precise_attention = true};
-  return lk_backend_open_cpu(&options, &l->backend, err);
+  const leank_status status = lk_model_check_cpu(l->model, err);
+  return status == LEANK_OK ? lk_backend_open_cpu(&options, &l->backend, err) : status;
 }
 
 /* Whether some row of the answer finds a middle. */

@@ -34,6 +34,13 @@ struct leank_model {
   struct lk_model_files *files; /* what is mapped, private to the loader */
 };
 
+/* Weights that only a CUDA device can make: leank_synthetic_options.on_cuda. */
+static inline bool lk_model_on_cuda(const leank_model *model) {
+  return model->weights.embed.type == LK_RANDOM;
+}
+/* LEANK_E_UNSUPPORTED where the CPU has no weights of this model. */
+leank_status lk_model_check_cpu(const leank_model *model, leank_error *err);
+
 /* Rotary frequencies of a description: inv_freq[D/2] and the factor on cos and sin. freq_factors
  * [D/2]: divisors from a GGUF's rope_freqs.weight, or NULL. n_ctx: unused by static scalings.
  * Sources: Su et al. 2021; Peng et al. 2023 (YaRN); Llama 3.1's published scaling. */

@@ -11,6 +11,7 @@ leank_status leank_session_open(const leank_model *model, const leank_session_op
   leank_session *s = lk_alloc(LK_MEM_OTHER, 1, sizeof *s);
   LK_FAIL_IF(!s, err, LEANK_E_MEMORY, -1, "out of memory");
   s->model = model;
+  if (!options || options->device == LEANK_DEVICE_CPU) LK_TRY(lk_model_check_cpu(model, err));
   LK_TRY(lk_session_resolve(&model->info, options ? options : &defaults, &s->options, err));
   LK_TRY(lk_session_geometry(&model->info, &s->options, &geometry, err));
   s->plan = lk_session_plan(&model->info, &s->options, &geometry);

@@ -1,0 +1,35 @@
+/* What benchmarks of sessions do with one: prompts, random content, decode steps. */
+#ifndef LEANK_CLI_BENCH_STEPS_H
+#define LEANK_CLI_BENCH_STEPS_H
+
+#include <leank/leank.h>
+
+/* Tokens are made up: speed does not depend on which. */
+typedef struct bench_steps {
+  size_t n_seqs;       /* of a step: sequences 0, 1, ... */
+  size_t n_tokens;     /* of the longest prompt */
+  leank_token *tokens; /* [n_tokens + n_seqs] */
+  leank_token *next;   /* [n_seqs] */
+  float *logits;       /* [V] */
+  size_t *seqs;        /* [n_seqs] */
+} bench_steps;
+
+void bench_steps_open(bench_steps *s, const leank_model_info *info, size_t n_seqs, size_t n_tokens);
+void bench_steps_close(bench_steps *s);
+
+/* Ctrl-C, while armed for this session, ends each of these with LEANK_E_INTERRUPTED. */
+
+/* Reads a prompt of n tokens into a sequence, emptied first; each begins at another token. */
+leank_status bench_steps_prompt(const bench_steps *s, leank_session *session, size_t seq, size_t n,
+                                double *seconds, leank_error *err);
+/* n greedy steps of all sequences; their seconds. */
+leank_status bench_steps_decode(const bench_steps *s, leank_session *session, size_t n,
+                                double *seconds, leank_error *err);
+
+/* K and V of the tokens in use. */
+size_t bench_stored_bytes(const leank_session *session);
+
+/* What the shell gets: CLI_GO, else complains. */
+int bench_steps_code(leank_status status, const leank_error *err);
+
+#endif
