@@ -20,6 +20,13 @@ static measured layer_of(const bench_side *side, size_t l) {
   return (measured){r->n_bytes, r->seconds, r->min_seconds};
 }
 
+/* A layer's share of all of them. */
+static measured mean_of(const bench_side *side, size_t n_layers) {
+  const measured all = all_of(side);
+  const double n = (double)n_layers;
+  return (measured){all.n_bytes / n_layers, all.seconds / n, all.min_seconds / n};
+}
+
 static double over(double a, double b) { return b > 0 ? a / b : 0; }
 
 static void side_name(const bench_side *side, char *out, size_t size) {
@@ -68,6 +75,7 @@ static void print_json(const bench_attention_report *report, const leank_bench_s
   bench_json_machine(report->machine, o);
   json_object_set_new(o, "kernel", json_string(side->result.kernel));
   json_object_set_new(o, "rotate_bytes", cli_json_size(report->machine->options.rotate_bytes));
+  json_object_set_new(o, "layer_seconds", json_real(mean_of(side, shape->n_layers).seconds));
   json_object_set_new(o, "samples", cli_json_size(side->result.n_samples));
   const measured beside = dense ? all_of(dense) : (measured){0};
   json_measured(report, all_of(side), dense ? &beside : NULL, o);
@@ -134,6 +142,15 @@ static void print_layer(const bench_attention_report *report, const leank_bench_
   print_measured(report, layer_of(side, l), dense ? &beside : NULL);
 }
 
+static void print_mean(const bench_attention_report *report, const leank_bench_shape *shape,
+                       const bench_side *side, const bench_side *dense) {
+  const measured beside = dense ? mean_of(dense, shape->n_layers) : (measured){0};
+  double kept = 0;
+  for (size_t l = 0; l < shape->n_layers; l++) kept += (double)side->layers[l].n_kept;
+  printf("  mean     : %5.1f kept ", kept / (double)(shape->n_layers * shape->n_kv_heads));
+  print_measured(report, mean_of(side, shape->n_layers), dense ? &beside : NULL);
+}
+
 void bench_attention_row(const bench_attention_report *report, const leank_bench_shape *shape,
                          const bench_side *side, const bench_side *dense) {
   for (size_t l = 0; report->layers && !side->dense && l < shape->n_layers; l++) {
@@ -142,6 +159,7 @@ void bench_attention_row(const bench_attention_report *report, const leank_bench
     else
       print_layer(report, shape, side, dense, l);
   }
+  if (report->layers && !side->dense && !report->json) print_mean(report, shape, side, dense);
   if (report->json)
     print_json(report, shape, side, dense);
   else

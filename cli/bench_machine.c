@@ -36,15 +36,29 @@ int bench_measure_end(bench_machine *m, leank_status status, const leank_error *
 }
 
 /* The device by its index: those before it are described on the way. */
-static int open_device(bench_machine *m, int index) {
+static int describe_device(int index, leank_device_info *out) {
   leank_error err;
   size_t n = 0;
   leank_device_info *all = cli_alloc((size_t)index + 1, sizeof *all);
   leank_status status = leank_cuda_devices(all, (size_t)index + 1, &n, &err);
-  if (status == LEANK_OK && (size_t)index < n) m->device = all[index];
+  if (status == LEANK_OK && (size_t)index < n) *out = all[index];
   free(all);
-  m->device_index = index;
   return status == LEANK_OK ? CLI_GO : cli_fail(&err);
+}
+
+int bench_free_bytes(const bench_machine *m, size_t *out) {
+  leank_error err;
+  leank_device_info device = {.free_bytes = 0};
+  leank_cpu_info cpu;
+  if (m->on_cuda) {
+    int code = describe_device(m->device_index, &device);
+    *out = device.free_bytes;
+    return code;
+  }
+  if (leank_cpu_describe(m->options.cpu, LEANK_KV_BF16, &cpu, &err) != LEANK_OK)
+    return cli_fail(&err);
+  *out = cpu.free_bytes;
+  return CLI_GO;
 }
 
 int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
@@ -63,7 +77,8 @@ int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
   if (leank_cpu_describe(o->cpu, kv_type, &m->cpu, &err) != LEANK_OK) return cli_fail(&err);
   o->device = device;
   o->device_index = index;
-  if (m->on_cuda) code = open_device(m, index);
+  m->device_index = index;
+  if (m->on_cuda) code = describe_device(index, &m->device);
   if (code != CLI_GO) return code;
   leank_bench_options less = *o;
   less.n_repeats = N_READ_PASSES;

@@ -46,6 +46,9 @@ int bench_machine_open(bench_machine *m, const cli_engine_options *engine);
 void bench_measure_begin(bench_machine *m, const char *label);
 int bench_measure_end(bench_machine *m, leank_status status, const leank_error *err);
 
+/* What is free now of the memory that sessions are in. CLI_GO, or complains. */
+int bench_free_bytes(const bench_machine *m, size_t *out);
+
 double bench_read_bandwidth(const bench_machine *m); /* bytes a second */
 /* The variant of an operation ("attend", "matvec Q4_K") in a session on this machine. */
 void bench_kernel_name(const bench_machine *m, const char *op, char *out, size_t size);

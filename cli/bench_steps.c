@@ -4,6 +4,10 @@
 
 #include "cli_console.h"
 
+bool bench_fills_randomly(int fill, const cli_engine *engine) {
+  return fill == BENCH_FILL_RANDOM || (fill == BENCH_FILL_AUTO && engine->synthetic);
+}
+
 void bench_steps_open(bench_steps *s, const leank_model_info *info, size_t n_seqs,
                       size_t n_tokens) {
   *s = (bench_steps){.n_seqs = n_seqs,

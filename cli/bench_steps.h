@@ -4,6 +4,18 @@
 
 #include <leank/leank.h>
 
+#include "cli_engine.h"
+
+/* Where a cache's content comes from; the row of a command's table, f an int. */
+typedef enum bench_fill { BENCH_FILL_AUTO, BENCH_FILL_PROMPT, BENCH_FILL_RANDOM } bench_fill;
+#define BENCH_FILL_ROW(f)                                                                          \
+  {                                                                                                \
+    0, "fill", CLI_CHOICE, &(f), "auto|prompt|random",                                             \
+        "caches hold prompts that were read, or random K and V (auto: that where MODEL is a "      \
+        "config.json)"                                                                             \
+  }
+bool bench_fills_randomly(int fill, const cli_engine *engine);
+
 /* Tokens are made up: speed does not depend on which. */
 typedef struct bench_steps {
   size_t n_seqs;       /* of a step: sequences 0, 1, ... */

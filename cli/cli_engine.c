@@ -89,16 +89,13 @@ static bool is_config(const char *path) {
 }
 
 /* Random weights, made where they are needed. */
-static int open_synthetic(const char *path, const cli_engine_options *own, leank_model **out) {
+static int open_synthetic(const char *path, const cli_engine *engine, leank_model **out) {
   leank_synthetic_options options;
   leank_error err;
-  leank_device device;
   cli_progress progress;
-  int index, code = cli_device(own, &device, &index);
-  if (code != CLI_GO) return code;
   leank_synthetic_options_default(&options);
-  options.seed = own->seed;
-  options.on_cuda = device == LEANK_DEVICE_CUDA;
+  options.seed = engine->options.seed;
+  options.on_cuda = engine->device == LEANK_DEVICE_CUDA;
   cli_progress_begin(&progress, "making weights");
   options.on_progress = cli_progress_update;
   options.user = &progress;
@@ -111,13 +108,14 @@ int cli_engine_open(const char *model_path, const cli_engine_options *options, c
   leank_error err;
   *out = (cli_engine){.options = *options};
   int code = cli_device_check(options);
+  if (code == CLI_GO) code = cli_device(options, &out->device, &out->device_index);
   if (code != CLI_GO) return code;
   /* The mask first: it is small, and a wrong path is known at once. */
   if (options->mask && leank_mask_open(options->mask, &out->mask, &err) != LEANK_OK) {
     return cli_fail(&err);
   }
   out->synthetic = options->takes_config && is_config(model_path);
-  code = out->synthetic ? open_synthetic(model_path, options, &out->model)
+  code = out->synthetic ? open_synthetic(model_path, out, &out->model)
                         : cli_open_model(model_path, options->weights, false, &out->model);
   if (code != CLI_GO) return code;
   out->info = leank_model_get_info(out->model);
@@ -130,10 +128,10 @@ void cli_engine_close(cli_engine *engine) {
   leank_model_close(&engine->model);
 }
 
-int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, leank_session **out) {
+leank_status cli_engine_try_session(const cli_engine *engine, bool masked, size_t n_ctx,
+                                    leank_session **out, leank_error *err) {
   const cli_engine_options *own = &engine->options;
   leank_session_options options;
-  leank_error err;
   leank_session_options_default(&options);
   options.n_ctx = n_ctx;
   options.n_seqs = own->n_seqs;
@@ -141,8 +139,8 @@ int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, lean
   options.n_threads = own->n_threads;
   options.cpu = cli_cpu_level(own->cpu);
   options.prefill_chunk = own->prefill_chunk;
-  int code = cli_device(own, &options.device, &options.device_index);
-  if (code != CLI_GO) return code;
+  options.device = engine->device;
+  options.device_index = engine->device_index;
   if (masked) {
     options.mask = engine->mask;
     options.n_sink = own->n_sink;
@@ -150,8 +148,13 @@ int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, lean
     options.policy = own->policy;
     options.mean_compensation = own->mean_compensation ? 1 : -1;
   }
-  if (leank_session_open(engine->model, &options, out, &err) != LEANK_OK) return cli_fail(&err);
-  return CLI_GO;
+  return leank_session_open(engine->model, &options, out, err);
+}
+
+int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, leank_session **out) {
+  leank_error err;
+  const leank_status status = cli_engine_try_session(engine, masked, n_ctx, out, &err);
+  return status == LEANK_OK ? CLI_GO : cli_fail(&err);
 }
 
 int cli_make_plan(const leank_model_info *info, const leank_mask *mask,

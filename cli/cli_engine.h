@@ -73,6 +73,8 @@ typedef struct cli_engine {
   const leank_tokenizer *tokenizer; /* NULL where the model came without one */
   leank_mask *mask;                 /* NULL: dense */
   cli_engine_options options;
+  leank_device device;
+  int device_index;
   bool synthetic; /* random weights */
 } cli_engine;
 
@@ -88,6 +90,10 @@ void cli_engine_close(cli_engine *engine);
 /* A session of one sequence with room for n_ctx tokens; masked as said (masked needs a mask).
  * Complains and returns CLI_FAILURE, else CLI_GO. */
 int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, leank_session **out);
+
+/* The same without a complaint. */
+leank_status cli_engine_try_session(const cli_engine *engine, bool masked, size_t n_ctx,
+                                    leank_session **out, leank_error *err);
 
 /* The memory plan of n_seqs sequences of n_tokens, dense or masked as cli_engine_session does. */
 int cli_make_plan(const leank_model_info *info, const leank_mask *mask,

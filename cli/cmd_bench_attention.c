@@ -24,7 +24,7 @@ static int parse(int argc, char **argv, attention_options *o, bench_machine *m) 
       CLI_SPLIT_ROWS(o->engine),
       CLI_KV_TYPE_ROW(o->engine),
       CLI_DEVICE_ROW(o->engine),
-      {0, "layers", CLI_FLAG, &o->layers, NULL, "a row for every layer, too"},
+      {0, "layers", CLI_FLAG, &o->layers, NULL, "a row for every layer and their mean, too"},
       {0, "no-dense", CLI_FLAG, &o->no_dense, NULL, "do not measure dense beside LeanK"},
       BENCH_ROWS(*m, o->engine, o->json),
   };

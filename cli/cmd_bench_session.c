@@ -8,16 +8,13 @@
 
 enum { N_WARMUP_STEPS = 3, N_WARMUP_TOKENS = 256, MAX_BATCH = 4096 };
 
-/* Where a cache's content comes from. */
-typedef enum fill_kind { FILL_AUTO, FILL_PROMPT, FILL_RANDOM } fill_kind;
-
 typedef struct bench_session_options {
   cli_engine_options engine;
   cli_sizes lengths;
   size_t n_steps, n_repeats;
   size_t n_prefill_threads; /* 0: those of the steps */
   size_t n_seqs;            /* sequences that decode together */
-  int fill;                 /* fill_kind */
+  int fill;                 /* bench_fill */
   bool no_dense, json;
 } bench_session_options;
 
@@ -40,9 +37,7 @@ static int parse(int argc, char **argv, bool decode, bench_session_options *o, b
       {'n', "steps", CLI_SIZE, &o->n_steps, "N", "decode steps of a repeat (32)"},
       {'r', "repeat", CLI_SIZE, &o->n_repeats, "R", "repeats, the median counts (3)"},
       {'b', "batch", CLI_SIZE, &o->n_seqs, "B", "decode: sequences in a step (1)"},
-      {0, "fill", CLI_CHOICE, &o->fill, "auto|prompt|random",
-       "decode: caches hold a prompt that was read, or random K and V: at once (auto: random where "
-       "MODEL is a config.json)"},
+      BENCH_FILL_ROW(o->fill),
       {0, "prefill-threads", CLI_SIZE, &o->n_prefill_threads, "N",
        "decode: threads of the prefill that fills the caches (as --threads)"},
       {0, "no-dense", CLI_FLAG, &o->no_dense, NULL, "with a mask: do not measure dense beside it"},
@@ -79,7 +74,7 @@ static int parse(int argc, char **argv, bool decode, bench_session_options *o, b
   if (o->n_seqs == 0 || o->n_seqs > MAX_BATCH) {
     return cli_usage_error("--batch is 1 to %d", MAX_BATCH);
   }
-  if (o->fill != FILL_AUTO && !decode)
+  if (o->fill != BENCH_FILL_AUTO && !decode)
     return cli_usage_error("--fill is an option of bench decode");
   if (o->n_seqs > 1 && !decode) return cli_usage_error("--batch is an option of bench decode");
   if (o->no_dense && !o->engine.mask) return cli_usage_error("--no-dense needs --mask");
@@ -240,7 +235,7 @@ static int run(const cli_engine *engine, bench_machine *machine, const bench_ses
   bench b = {.engine = engine, .machine = machine, .options = o, .decode = decode};
   leank_session *sides[2] = {NULL, NULL}; /* dense, masked */
   size_t n_ctx = longest(&o->lengths);
-  b.random = decode && (o->fill == FILL_RANDOM || (o->fill == FILL_AUTO && engine->synthetic));
+  b.random = decode && bench_fills_randomly(o->fill, engine);
   bench_steps_open(&b.steps, engine->info, o->n_seqs, n_ctx);
   b.times = cli_alloc(2 * o->n_repeats, sizeof *b.times);
   if (decode) n_ctx += N_WARMUP_STEPS + o->n_steps * o->n_repeats;

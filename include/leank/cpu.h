@@ -25,6 +25,7 @@ typedef struct leank_cpu_info {
   size_t n_processors;      /* that this process may run on */
   size_t cache_bytes;       /* of the largest cache, as reported; 0 where it is not told. A virtual
                                machine may be told of one that it shares */
+  size_t free_bytes;        /* of memory, to be had without swapping; SIZE_MAX: not told */
   size_t n_features;
   leank_cpu_feature features[LEANK_CPU_MAX_FEATURES];
   char kernels[4096]; /* "op: variant" lines of a session at this level */

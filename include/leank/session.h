@@ -68,6 +68,7 @@ typedef struct leank_plan {
   size_t dense_stored;                 /* the same tokens with a dense cache */
   size_t prefill_scratch; /* one layer's full K and V, the prompt's hidden states, wide pages of a
                              turn in flight */
+  size_t turn_reserved;   /* of prefill_scratch: the pages of a turn in flight, there all along */
   size_t other_scratch;   /* activations of a chunk, partial results, logits */
   size_t weights;         /* as stored in the file, on a CUDA device as bf16; 0 for a bare config */
   double k_kept;          /* share of K channels kept in the middle */

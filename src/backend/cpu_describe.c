@@ -5,6 +5,7 @@
 #include <leank/cpu.h>
 
 #include "backend/cpu.h"
+#include "base/available.h"
 #include "cpu/cpu_features.h"
 #include "cpu/cpu_model.h"
 
@@ -43,6 +44,7 @@ leank_status leank_cpu_describe(leank_cpu_level cap, leank_kv_type kv_type, lean
   info.level = lk_cpu_level(cap);
   info.n_processors = lk_parallel_default_threads();
   info.cache_bytes = lk_cpu_model_cache_bytes();
+  info.free_bytes = lk_mem_available();
   lk_cpu_model_name(info.name);
   info.n_features = lk_cpu_model_features(info.features);
   LK_TRY(name_kernels(cap, kv_type, info.kernels, sizeof info.kernels, err));

@@ -188,7 +188,8 @@ leank_plan lk_session_plan(const leank_model_info *info, const leank_session_opt
                            .chunk = o->prefill_chunk,
                            .n_groups = o->prefill_chunk / LK_P + 2,
                            .n_lean = g->max_lean_pages};
-  plan.prefill_scratch = prefill_bytes(info, g, &whole) + turn_bytes(g);
+  plan.turn_reserved = turn_bytes(g);
+  plan.prefill_scratch = prefill_bytes(info, g, &whole) + plan.turn_reserved;
   plan.other_scratch = chunk_bytes(info, o, o->prefill_chunk) + standing_bytes(info, o, g);
   return plan;
 }
