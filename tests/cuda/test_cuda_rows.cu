@@ -182,6 +182,18 @@ static void test_random(lk_cuda_device *dev, size_t n, float scale, uint64_t see
         "random_bf16: mean %g", sum / (double)n);
 }
 
+/* Every word once, whatever the grid: lengths with and without whole turns of all threads. */
+static void test_read(lk_cuda_device *dev, size_t n, uint32_t n_blocks) {
+  std::vector<uint32_t> words(n);
+  uint32_t want = 0x5a5a5a5au;
+  const std::vector<uint32_t> start(1, want);
+  for (auto &word : words) want ^= word = (uint32_t)(random_u64() >> 32);
+  buffer<uint32_t> from(words), sum(start);
+  lk_cuda_read(dev, from.p, n * sizeof(uint32_t), n_blocks, sum.p);
+  const uint32_t got = sum.get(dev)[0];
+  check(got == want, "read of %zu words, %u blocks: %08x, not %08x", n, n_blocks, got, want);
+}
+
 int main() {
   lk_cuda_device dev;
   open_device(&dev);
@@ -196,5 +208,8 @@ int main() {
   for (const size_t n : {1, 2, 31, 1000, 1024, 1025, 151936}) test_argmax(&dev, n);
   test_random(&dev, 100001, 0.05f, 0);
   test_random(&dev, 4096, 1.0f, 0xfedcba9876543210u);
+  dev.n_sm = 7; /* a grid that leaves several turns */
+  for (const size_t n : {4, 1020, 1024, 1 << 20, (1 << 23) + 12})
+    for (const uint32_t n_blocks : {1, 2, 16}) test_read(&dev, n, n_blocks);
   return finish("test_cuda_rows");
 }
