@@ -20,6 +20,8 @@ bool cli_size_parse(const char *text, size_t *out) {
     shift = 10;
   else if (*end == 'm' || *end == 'M')
     shift = 20;
+  else if (*end == 'g' || *end == 'G')
+    shift = 30;
   if (shift) end++;
   if (*end != '\0' || n > (SIZE_MAX >> shift)) return false;
   *out = (size_t)n << shift;

@@ -24,7 +24,7 @@ typedef struct cli_texts {
 typedef enum cli_kind {
   CLI_FLAG,       /* bool *, set to true */
   CLI_TEXT,       /* const char ** */
-  CLI_SIZE,       /* size_t *, "4096", "4k", "1M" (powers of 1024) */
+  CLI_SIZE,       /* size_t *, "4096", "4k", "1M", "80G" (powers of 1024) */
   CLI_SEED,       /* uint64_t * */
   CLI_NUMBER,     /* double *, finite */
   CLI_CHOICE,     /* int *, the index of the word among `value_name`, "a|b|c" */
@@ -73,7 +73,7 @@ bool cli_texts_add(cli_texts *texts, const char *text, size_t n);
 /* A copy that lives until the program ends. */
 const char *cli_keep_text(const char *text, size_t n);
 
-/* "4096", "4k", "32K", "2m"; false where it is none or too large. */
+/* "4096", "4k", "32K", "2m", "80G"; false where it is none or too large. */
 bool cli_size_parse(const char *text, size_t *out);
 
 #endif

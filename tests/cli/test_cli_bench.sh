@@ -54,6 +54,24 @@ leank bench matvec -r 0
 expect_failure 2 '-r is at least 1'
 leank bench decode --no-dense "$model"
 expect_failure 2 '--no-dense needs --mask'
+leank bench decode "$model" --fill often
+expect_failure 2 'option --fill'
+leank bench prefill "$model" --fill random
+expect_failure 2 '--fill is an option of bench decode'
+leank bench memory
+expect_failure 2 'MODEL'
+leank bench memory "$model" -l 0
+expect_failure 2 '-l and -n are at least 1'
+leank bench memory "$model" -n 0
+expect_failure 2 '-l and -n are at least 1'
+leank bench memory "$model" -b 0
+expect_failure 2 'option --batch|--batch: 1 to'
+leank bench memory "$model" -b 65537
+expect_failure 2 '--batch: 1 to 65536'
+leank bench memory "$model" --memory lots
+expect_failure 2 'option --memory'
+leank bench memory "$model" --no-dense
+expect_failure 2 '--no-dense needs --mask'
 leank info --level fast --cpu
 expect_failure 2 'option --level'
 
@@ -149,6 +167,102 @@ fi
   expect_out '28 query heads, 4 kv heads, head dim 128'
 }
 
+# ---- models of random weights: a bare config.json ----
+cat >"$work/config.json" <<'JSON'
+{"architectures": ["LlamaForCausalLM"], "_name_or_path": "made-up", "hidden_size": 128,
+ "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+ "num_key_value_heads": 2, "vocab_size": 500, "max_position_embeddings": 4096}
+JSON
+leank mask score "$work/config.json" -o "$work/mask2" --method random --ratio 0.5 --n-sink 64 \
+  --n-recent 64
+expect_code 0
+quick="--rotate 1M --threads 2 $cpu"
+# shellcheck disable=SC2086
+{
+  leank bench decode "$work/config.json" --mask "$work/mask2" -l 300,600 -b 3 -n 2 -r 2 --json $quick
+  expect_code 0
+  expect_no_err
+  expect_json
+  [ "$(grep -c '"model":"made-up","synthetic":true,.*"random_cache":true' "$work/out")" -eq 4 ]
+  check $? "dense and LeanK at two lengths, of random weights and caches"
+  leank bench decode "$work/config.json" -l 300 -n 2 -r 1 --fill prompt --json $quick
+  expect_code 0
+  expect_out '"random_cache":false,"prefill_seconds":'
+  leank bench decode "$model" --mask "$work/mask" -l 300 -n 2 -r 1 --fill random $quick
+  expect_code 0
+  expect_out '^decode +leank +300 +1 .* random$'
+  leank bench prefill "$work/config.json" -l 100 -r 1 --json --seed 7 $quick
+  expect_code 0
+  expect_out '"bench":"prefill","model":"made-up","synthetic":true'
+  leank run "$work/config.json" -p x
+  expect_failure 1 'describes a model without its weights'
+  sed 's/256/16777216/; s/128,/131072,/' "$work/config.json" >"$work/huge.json"
+  leank bench decode "$work/huge.json" $quick
+  expect_failure 1 'random weights take [0-9]+ bytes, and [0-9]+ are free'
+  echo '{"architectures": [' >"$work/torn.json"
+  leank bench decode "$work/torn.json" $quick
+  expect_failure 1 'torn.json'
+  for shape in "$here"/../../bench/shapes/*.json; do
+    leank info "$shape" --json
+    expect_code 0
+    expect_out '"n_params": (8030261248|7615616512)'
+  done
+}
+
+# ---- memory ----
+# shellcheck disable=SC2086
+{
+  leank bench memory "$work/config.json" --mask "$work/mask2" -l 500 -n 5 --memory 8M --json $quick
+  expect_code 0
+  expect_no_err
+  expect_json
+  if command -v python3 >/dev/null 2>&1; then
+    python3 - "$work/out" <<'PYTHON'
+import json, sys
+rows = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
+rows, end = rows[:-1], rows[-1]
+assert end["bench"] == "memory_summary"
+weights = 2 * (2 * 500 * 128 + 2 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 128 * 256)) + 4 * 5 * 128
+for cache in ("dense", "leank"):
+    own = [row for row in rows if row["cache"] == cache]
+    batches = [row["batch"] for row in own]
+    n = len(batches) - 1
+    assert n >= 3 and batches[:n] == [1 << i for i in range(n)] and 1 << n - 1 < batches[n] <= 1 << n
+    for row in own:
+        assert row["reserved_bytes"] + weights <= 8 << 20, row
+        assert abs(row["tokens_per_second"] * row["seconds"] / (5 * row["batch"]) - 1) < 1e-6
+    step = own[n]["reserved_bytes"] - own[n - 1]["reserved_bytes"]
+    per = step / (batches[n] - batches[n - 1])
+    assert own[n]["reserved_bytes"] + weights + 1.01 * per > 8 << 20, "one more would have fitted"
+    assert end[cache]["largest_batch"] == batches[n]
+    best = max(own, key=lambda row: row["tokens_per_second"])
+    assert end[cache]["best_batch"] == best["batch"]
+    assert end[cache]["best_tokens_per_second"] == best["tokens_per_second"]
+    assert own[0]["kv_bytes"] * batches[n] == own[n]["kv_bytes"]
+dense, lean = end["dense"], end["leank"]
+assert lean["largest_batch"] > dense["largest_batch"]
+assert abs(end["batch_ratio"] * dense["largest_batch"] / lean["largest_batch"] - 1) < 1e-6
+PYTHON
+    check $? "batches grow to what fits, and the summary is of them"
+  fi
+  leank bench memory "$work/config.json" --mask "$work/mask2" -l 500 -n 5 -b 5,2,900 --memory 8M $quick
+  expect_code 0
+  expect_out '^dense +2 .* random '
+  expect_out '^leank +5 '
+  expect_out '^leank: largest batch 5 x 500, best [0-9.]+ tokens/s at batch [25]$'
+  expect_out '^leank over dense: 1\.00 times the batch, '
+  [ "$(grep -c ' 900 ' "$work/out")" -eq 0 ]
+  check $? "a batch that does not fit is not tried"
+  leank bench memory "$model" -l 100 -n 3 -b 2 --json $quick
+  expect_code 0
+  expect_out '"bench":"memory",.*"prompt_seconds":'
+  leank bench memory "$work/config.json" -l 500 --memory 1500k $quick
+  expect_code 0
+  expect_out '^dense: nothing was measured$'
+  leank bench memory "$work/config.json" -l 500 --memory 100k $quick
+  expect_failure 1 'weights of [0-9]+ bytes leave nothing of a memory of 102400'
+}
+
 # ---- matvec ----
 # shellcheck disable=SC2086
 {
@@ -203,4 +317,22 @@ wait "$pid"
 code=$?
 expect_code 130
 expect_err 'interrupted'
+
+# Growing until Ctrl-C: what was measured is summed up.
+ran="leank bench memory, interrupted"
+# shellcheck disable=SC2086
+"$program" bench memory "$work/config.json" -l 64 -n 2000 --memory 512M --rotate 1M --threads 1 $cpu \
+  --json >"$work/out" 2>"$work/err" </dev/null &
+pid=$!
+for _ in $(seq 600); do
+  grep -q '"batch":1,' "$work/out" && break
+  sleep 0.1
+done
+kill -INT "$pid"
+wait "$pid"
+code=$?
+expect_code 130
+expect_err 'interrupted'
+expect_json
+expect_out '"memory_summary","dense":\{"largest_batch":[1-9]'
 finish
