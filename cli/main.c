@@ -19,7 +19,7 @@ static const command_entry commands[] = {
     {"learn", cmd_learn, "learn which K channels a model needs: a mask"},
     {"mask", cmd_mask, "show, plot, make, import and export masks"},
     {"tokenize", cmd_tokenize, "text to tokens and back"},
-    {"bench", cmd_bench, "measure attention, products, decode and prefill"},
+    {"bench", cmd_bench, "measure attention, products, decode, prefill, memory"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
