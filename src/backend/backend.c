@@ -40,8 +40,7 @@ static size_t cuda_segment_bytes(leank_kv_type type, lk_page_kind kind, size_t n
 }
 
 static size_t cuda_product_bytes(const lk_backend_options *o, size_t n_rows, size_t n_cols) {
-  (void)o;
-  return n_rows * n_cols * ELEMENT_BYTES;
+  return n_rows * n_cols * ELEMENT_BYTES * (o->precise_attention ? LK_CUDA_PARTS : 1);
 }
 
 static size_t cuda_scratch_bytes(const lk_backend_options *o) {

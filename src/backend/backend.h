@@ -113,13 +113,14 @@ enum { LK_BACKEND_MARKS = 256 };
 
 typedef struct lk_backend_ops {
   const char *name; /* "cpu" */
+  bool on_host;     /* alloc's memory is the processor's, and any of its memory does for it */
   size_t row_tile;  /* chunks of rows are multiples of this */
   void (*close)(lk_backend *be);
   const char *(*kernels)(const lk_backend *be); /* "op: variant" lines */
   size_t (*n_threads)(const lk_backend *be);
   /* Floating-point operations done so far (0: not counted): 2 N n_in n_out of each linear and
    * linear_backward; of attend 2 (D + channels of K read) for each query head and key it sees.
-   * Padding, row operations and the backward of attention are not counted. */
+   * Padding, row operations and replays of steps are not counted. */
   double (*flops)(const lk_backend *be);
 
   void *(*alloc)(lk_backend *be, lk_mem_category category, size_t n_bytes);
@@ -213,8 +214,8 @@ typedef struct lk_backend_ops {
                                   size_t n_sequences, const float *q, float *out, float *lse,
                                   leank_error *err);
   /* From dout[N][Hq][D]: dq[N][Hq][D]; dk and dv[N][Hk][D] of the rows' own K and V, by every way
-   * they are seen: in full, weighted, in the mean; dweight[Hk][D] += (host memory, the model's
-   * order; for heads ABSENT nothing). The order of sums depends on the arguments alone. */
+   * they are seen: in full, weighted, in the mean; dweight[Hk][D] += (the model's order; for heads
+   * ABSENT nothing). The order of sums depends on the arguments alone. */
   leank_status (*attend_weighted_backward)(lk_backend *be, const lk_attn_shape *shape,
                                            const lk_channel_weights *weights,
                                            const lk_weighted_rows *rows, size_t n_sequences,

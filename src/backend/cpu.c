@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backend/flops.h"
 #include "base/clock.h"
 #include "cpu/cpu_features.h"
 
@@ -373,15 +374,11 @@ static leank_status few_linear(lk_cpu_backend *cpu, const lk_linear_part *parts,
   return status;
 }
 
-static double product_flops(const lk_tensor *w, size_t n_rows) {
-  return 2 * (double)n_rows * (double)w->n_rows * (double)w->n_cols;
-}
-
 static leank_status cpu_linear(lk_backend *be, lk_linear_kind kind, const lk_linear_part *parts,
                                size_t n_parts, const float *x, size_t n_rows, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_cpu_backend *cpu = lk_cpu(be);
-  for (size_t i = 0; i < n_parts; i++) cpu->n_flops += product_flops(parts[i].w, n_rows);
+  for (size_t i = 0; i < n_parts; i++) cpu->n_flops += lk_product_flops(parts[i].w, n_rows);
   if (kind == LK_LINEAR_FEW) return few_linear(cpu, parts, n_parts, x, n_rows, err);
   for (size_t i = 0; status == LEANK_OK && i < n_parts; i++) {
     const lk_linear_part *p = &parts[i];
@@ -394,7 +391,7 @@ static leank_status cpu_linear(lk_backend *be, lk_linear_kind kind, const lk_lin
 
 static leank_status cpu_linear_backward(lk_backend *be, const lk_tensor *w, const float *dy,
                                         size_t n_rows, bool add, float *dx, leank_error *err) {
-  lk_cpu(be)->n_flops += product_flops(w, n_rows);
+  lk_cpu(be)->n_flops += lk_product_flops(w, n_rows);
   return lk_gemm_run_backward(lk_cpu(be)->gemm, w, dy, n_rows, add, dx, err);
 }
 
@@ -431,6 +428,7 @@ static size_t cpu_resident(const lk_backend *be, const void *p) {
 
 static const lk_backend_ops cpu_ops = {
     .name = "cpu",
+    .on_host = true,
     .row_tile = LK_GEMM_ROW_TILE,
     .close = cpu_close,
     .kernels = cpu_kernels,

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "backend/cpu.h"
+#include "backend/flops.h"
 
 static size_t group_size(const lk_attn_shape *s) { return s->n_heads / s->n_kv_heads; }
 
@@ -361,32 +362,6 @@ static void attend_many(attend_job *job) {
   lk_parallel_for(job->cpu->team, n_blocks * job->shape->n_kv_heads, many_item, job);
 }
 
-/* ---- arithmetic ---- */
-
-/* Keys of the page that begins at position `start`, summed over queries at positions up to last. */
-static double seen_until(int64_t start, int64_t last) {
-  const double n = (double)(last + 1 - start), page = LK_PAGE_TOKENS;
-  if (n <= 0) return 0;
-  return n <= page ? n * (n + 1) / 2 : page * (page + 1) / 2 + (n - page) * page;
-}
-
-/* Two operations a channel of K and of V, for each query head and key it sees. */
-static double attend_flops(const lk_attn_shape *s, const lk_layer_view *view,
-                           const lk_attend_group *g) {
-  const int64_t last = g->first_pos + (int64_t)g->n_rows - 1;
-  double keys[2] = {0, 0}; /* wide (or stage), lean */
-  for (int64_t p = 0; p <= last / LK_PAGE_TOKENS; p++) {
-    const int64_t start = p * LK_PAGE_TOKENS;
-    keys[g->table[p].kind == LK_PAGE_LEAN] +=
-        seen_until(start, last) - seen_until(start, g->first_pos - 1);
-  }
-  const double d = (double)s->head_dim;
-  double sum = 4 * d * keys[0] * (double)s->n_kv_heads;
-  for (size_t h = 0; h < s->n_kv_heads; h++)
-    if (view->heads[h].n_kept > 0) sum += 2 * ((double)view->heads[h].n_kept + d) * keys[1];
-  return sum * (double)group_size(s);
-}
-
 leank_status lk_cpu_attend(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,
                            const lk_layer_view *view, const lk_rows *rows, size_t first, size_t n,
                            const float *q, float *out, leank_error *err) {
@@ -398,7 +373,8 @@ leank_status lk_cpu_attend(lk_backend *be, lk_linear_kind kind, const lk_attn_sh
                     .n_groups = n,
                     .q = q,
                     .out = out};
-  for (size_t i = 0; i < n; i++) lk_cpu(be)->n_flops += attend_flops(shape, view, &job.groups[i]);
+  for (size_t i = 0; i < n; i++)
+    lk_cpu(be)->n_flops += lk_attend_flops(shape, view, &job.groups[i]);
   if (kind == LK_LINEAR_FEW)
     attend_few(&job);
   else

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "backend/cpu.h"
+#include "backend/flops.h"
 
 /* What one thread works with. */
 typedef struct worker {
@@ -217,21 +218,6 @@ static void prepare(const job *j, const lk_weighted_rows *s, block b, size_t h, 
   }
 }
 
-/* Pairs of a query row and a key it sees, over all query heads: what arithmetic is counted by. */
-static double count_pairs(const job *j) {
-  double n = 0;
-  for (size_t i = 0; i < j->n_sequences; i++) {
-    const lk_weighted_rows *s = &j->rows[i];
-    for (size_t h = 0; h < j->shape->n_kv_heads; h++)
-      for (size_t r = 0; r < s->n_rows; r++) {
-        const bool absent = j->weights->kind[h] == LK_WEIGHTED_ABSENT;
-        const size_t hidden = absent ? s->middle_end[r] - s->middle_begin : 0;
-        n += (double)((size_t)s->first_pos + r + 1 - hidden);
-      }
-  }
-  return n * (double)group_size(j->shape);
-}
-
 /* ---- forward ---- */
 
 static void forward_item(void *ctx, size_t item, size_t thread) {
@@ -288,7 +274,8 @@ leank_status lk_cpu_attend_weighted(lk_backend *be, const lk_attn_shape *shape,
   list_blocks(&j, blocks);
   j.blocks = blocks;
   lk_parallel_for(cpu->team, n_blocks * shape->n_kv_heads, forward_item, &j);
-  cpu->n_flops += 4 * (double)shape->head_dim * count_pairs(&j); /* q k, p v */
+  cpu->n_flops += LK_WEIGHTED_FLOPS * (double)shape->head_dim *
+                  lk_weighted_pairs(shape, weights, rows, n_sequences);
 cleanup:
   lk_free(blocks);
   return status;
@@ -474,7 +461,8 @@ leank_status lk_cpu_attend_weighted_backward(lk_backend *be, const lk_attn_shape
   LK_TRY(reserve_sums(&j, err));
   const size_t n_weights = shape->n_kv_heads * shape->head_dim;
   lk_parallel_for(cpu->team, n_sequences * shape->n_kv_heads, backward_item, &j);
-  cpu->n_flops += 6 * (double)shape->head_dim * count_pairs(&j); /* q k, dout v, dx k */
+  cpu->n_flops += LK_WEIGHTED_BACKWARD_FLOPS * (double)shape->head_dim *
+                  lk_weighted_pairs(shape, weights, rows, n_sequences);
   for (size_t i = 0; i < n_sequences; i++)
     for (size_t c = 0; c < n_weights; c++) dweight[c] += cpu->weighted->dweight[i * n_weights + c];
 cleanup:

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "backend/cpu.h"
+#include "backend/flops.h"
 
 /* ---- failures ---- */
 
@@ -30,12 +31,6 @@ leank_status lk_cuda_tell(lk_cuda_backend *cuda, leank_error *err) {
   return own.code;
 }
 
-static void cannot(lk_backend *be, const char *what) {
-  char message[128];
-  snprintf(message, sizeof message, "CUDA: %s is not possible; the CPU can do it", what);
-  lk_cuda_keep_failure(lk_cuda(be), LEANK_E_UNSUPPORTED, message);
-}
-
 /* ---- opening and closing ---- */
 
 /* Steps are recorded anew, from the next one on. */
@@ -57,6 +52,8 @@ static void cuda_close(lk_backend *be) {
     if (cuda->pages.p) api->free(cuda->dev, cuda->pages.p);
     if (cuda->partials.p) api->free(cuda->dev, cuda->partials.p);
     if (cuda->mean_logits.p) api->free(cuda->dev, cuda->mean_logits.p);
+    if (cuda->weighted_lists.p) api->free(cuda->dev, cuda->weighted_lists.p);
+    if (cuda->weighted_scratch.p) api->free(cuda->dev, cuda->weighted_scratch.p);
     if (cuda->host.p) api->free_pinned(cuda->dev, cuda->host.p);
     lk_cuda_store_close(cuda->store);
     api->close(cuda->dev);
@@ -72,10 +69,7 @@ static const char *cuda_kernels(const lk_backend *be) {
 static size_t cuda_n_threads(const lk_backend *be) {
   return ((const lk_cuda_backend *)be)->options.n_threads;
 }
-static double cuda_flops(const lk_backend *be) {
-  (void)be;
-  return 0;
-}
+static double cuda_flops(const lk_backend *be) { return ((const lk_cuda_backend *)be)->n_flops; }
 
 /* ---- memory ---- */
 
@@ -126,7 +120,9 @@ static leank_status cuda_reserve_rows(lk_backend *be, size_t n_rows, size_t n_co
   lk_cuda_backend *cuda = lk_cuda(be);
   if (n_rows == 0) return LEANK_OK;
   if (n_rows > cuda->reserved_rows || n_cols > cuda->reserved_cols) {
-    cuda->api->sync(cuda->dev, NULL);
+    leank_error device = {0};
+    if (cuda->api->sync(cuda->dev, &device) != LEANK_OK)
+      lk_cuda_keep_failure(cuda, device.code, device.message);
     forget_recordings(cuda);
     if (n_rows > cuda->reserved_rows) cuda->reserved_rows = n_rows;
     if (n_cols > cuda->reserved_cols) cuda->reserved_cols = n_cols;
@@ -308,15 +304,20 @@ static leank_status cuda_linear(lk_backend *be, lk_linear_kind kind, const lk_li
                                 size_t n_parts, const float *x, size_t n_rows, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_cuda_backend *cuda = lk_cuda(be);
-  LK_FAIL_IF(kind == LK_LINEAR_PRECISE, err, LEANK_E_UNSUPPORTED, -1,
-             "CUDA: products as learning needs them are not possible; the CPU can do them");
+  void (*multiply)(lk_cuda_device *, const lk_cuda_linear *) = cuda->api->linear_many;
+  if (kind == LK_LINEAR_FEW) multiply = cuda->api->linear_few;
+  if (kind == LK_LINEAR_PRECISE) {
+    multiply = cuda->api->linear_precise;
+    LK_TRY(cuda_reserve_rows(be, LK_CUDA_PARTS * n_rows, parts->w->n_cols, err));
+  }
   for (size_t first = 0; first < n_parts; first += LK_CUDA_MAX_PARTS) {
     lk_cuda_linear job = {.n_in = (uint32_t)parts->w->n_cols, .x = x, .n_rows = n_rows};
     while (job.n_parts < LK_CUDA_MAX_PARTS && first + job.n_parts < n_parts) {
       LK_TRY(fill_part(cuda, &parts[first + job.n_parts], &job.parts[job.n_parts], err));
+      cuda->n_flops += lk_product_flops(parts[first + job.n_parts].w, n_rows);
       job.n_parts++;
     }
-    (kind == LK_LINEAR_FEW ? cuda->api->linear_few : cuda->api->linear_many)(cuda->dev, &job);
+    multiply(cuda->dev, &job);
   }
 cleanup:
   return status;
@@ -331,49 +332,6 @@ static void cuda_head_stats(lk_backend *be, const float *x, size_t n_rows, size_
     lk_head_stats(NULL, host, n_rows, n_kv_heads, n_per, head_dim, order, sum_abs, sum_sq);
   else
     lk_cuda_keep_failure(lk_cuda(be), err.code, err.message);
-}
-
-/* ---- learning: not here ---- */
-
-static leank_status cuda_linear_backward(lk_backend *be, const lk_tensor *w, const float *dy,
-                                         size_t n_rows, bool add, float *dx, leank_error *err) {
-  (void)w, (void)dy, (void)n_rows, (void)add, (void)dx;
-  cannot(be, "learning");
-  return lk_cuda_tell(lk_cuda(be), err);
-}
-
-static void cuda_rms_norm_backward(lk_backend *be, const float *x, size_t n_rows, size_t n,
-                                   const lk_tensor *w, float eps, const float *dy, float *dx) {
-  (void)x, (void)n_rows, (void)n, (void)w, (void)eps, (void)dy, (void)dx;
-  cannot(be, "learning");
-}
-
-static void cuda_swiglu_backward(lk_backend *be, const float *gate, const float *up, size_t n,
-                                 const float *dout, float *dgate, float *dup) {
-  (void)gate, (void)up, (void)n, (void)dout, (void)dgate, (void)dup;
-  cannot(be, "learning");
-}
-
-static leank_status cuda_attend_weighted(lk_backend *be, const lk_attn_shape *shape,
-                                         const lk_channel_weights *weights,
-                                         const lk_weighted_rows *rows, size_t n_sequences,
-                                         const float *q, float *out, float *lse, leank_error *err) {
-  (void)shape, (void)weights, (void)rows, (void)n_sequences, (void)q, (void)out, (void)lse;
-  cannot(be, "attention under channel weights");
-  return lk_cuda_tell(lk_cuda(be), err);
-}
-
-static leank_status cuda_attend_weighted_backward(lk_backend *be, const lk_attn_shape *shape,
-                                                  const lk_channel_weights *weights,
-                                                  const lk_weighted_rows *rows, size_t n_sequences,
-                                                  const float *q, const float *out,
-                                                  const float *lse, const float *dout, float *dq,
-                                                  float *dk, float *dv, double *dweight,
-                                                  leank_error *err) {
-  (void)shape, (void)weights, (void)rows, (void)n_sequences, (void)q, (void)out, (void)lse;
-  (void)dout, (void)dq, (void)dk, (void)dv, (void)dweight;
-  cannot(be, "attention under channel weights");
-  return lk_cuda_tell(lk_cuda(be), err);
 }
 
 /* ---- the table ---- */
@@ -398,9 +356,9 @@ static const lk_backend_ops cuda_ops = {
     .rope_table = cuda_rope_table,
     .rope = cuda_rope,
     .swiglu = cuda_swiglu,
-    .linear_backward = cuda_linear_backward,
-    .rms_norm_backward = cuda_rms_norm_backward,
-    .swiglu_backward = cuda_swiglu_backward,
+    .linear_backward = lk_cuda_op_linear_backward,
+    .rms_norm_backward = lk_cuda_op_rms_norm_backward,
+    .swiglu_backward = lk_cuda_op_swiglu_backward,
     .append = lk_cuda_op_append,
     .rope_append = lk_cuda_op_rope_append,
     .pack = lk_cuda_op_pack,
@@ -409,8 +367,8 @@ static const lk_backend_ops cuda_ops = {
     .sum_pages = lk_cuda_op_sum_pages,
     .sum_rows = lk_cuda_op_sum_rows,
     .attend = lk_cuda_op_attend,
-    .attend_weighted = cuda_attend_weighted,
-    .attend_weighted_backward = cuda_attend_weighted_backward,
+    .attend_weighted = lk_cuda_op_attend_weighted,
+    .attend_weighted_backward = lk_cuda_op_attend_weighted_backward,
     .head_stats = cuda_head_stats,
     .upload = cuda_upload,
     .download = cuda_download,
@@ -453,7 +411,7 @@ leank_status lk_cuda_backend_open(const lk_cuda_api *api, const lk_backend_optio
   LK_TRY(cuda_wait(&cuda->base, err));
   snprintf(cuda->kernel_names, sizeof cuda->kernel_names,
            "device: cuda:%d, %s, compute capability %d.%d, %d multiprocessors\nattend: "
-           "decode_%s_cuda\ngemm: cuBLASLt\n",
+           "decode_%s_cuda\nattend_weighted: weighted_fp32_cuda\ngemm: cuBLASLt\n",
            device, info.name, info.major, info.minor, info.n_sm,
            options->kv_type == LEANK_KV_F16 ? "f16" : "bf16");
   *out = &cuda->base;

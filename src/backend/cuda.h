@@ -12,7 +12,10 @@ leank_status lk_cuda_library(const lk_cuda_api **out, leank_error *err);
  */
 void lk_cuda_library_replace(const lk_cuda_api *api);
 
-enum { LK_CUDA_ROW_TILE = 64 }; /* chunks of rows are multiples of this */
+enum {
+  LK_CUDA_ROW_TILE = 64, /* chunks of rows are multiples of this */
+  LK_CUDA_PARTS = 2      /* bf16 parts of an activation in precise products and in gradients */
+};
 
 /* ---- cuda_weights.c ---- */
 
@@ -81,13 +84,14 @@ typedef struct lk_cuda_backend {
   const lk_cuda_staged *now;
   const lk_rows *rows; /* staged there, or NULL */
   size_t max_rows;     /* most rows of a group of them */
-  lk_cuda_buffer pages, host, partials, mean_logits;
+  lk_cuda_buffer pages, host, partials, mean_logits, weighted_lists, weighted_scratch;
   lk_cuda_heads *heads;
   size_t n_heads, max_heads;
   unsigned char *heads_room; /* one layer's, while it is compared */
   lk_cuda_recording *recordings, *step;
   size_t n_recordings, max_recordings;
   size_t reserved_rows, reserved_cols; /* of products, so far */
+  double n_flops;                      /* so far */
   bool recording;
   lk_cuda_block *blocks; /* of alloc */
   size_t n_blocks, max_blocks;
@@ -149,5 +153,23 @@ void lk_cuda_op_sum_rows(lk_backend *be, const lk_attn_shape *shape, const lk_la
 leank_status lk_cuda_op_attend(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,
                                const lk_layer_view *view, const lk_rows *rows, size_t first,
                                size_t n, const float *q, float *out, leank_error *err);
+
+/* cuda_learn.c */
+leank_status lk_cuda_op_linear_backward(lk_backend *be, const lk_tensor *w, const float *dy,
+                                        size_t n_rows, bool add, float *dx, leank_error *err);
+void lk_cuda_op_rms_norm_backward(lk_backend *be, const float *x, size_t n_rows, size_t n,
+                                  const lk_tensor *w, float eps, const float *dy, float *dx);
+void lk_cuda_op_swiglu_backward(lk_backend *be, const float *gate, const float *up, size_t n,
+                                const float *dout, float *dgate, float *dup);
+leank_status lk_cuda_op_attend_weighted(lk_backend *be, const lk_attn_shape *shape,
+                                        const lk_channel_weights *weights,
+                                        const lk_weighted_rows *rows, size_t n_sequences,
+                                        const float *q, float *out, float *lse, leank_error *err);
+leank_status lk_cuda_op_attend_weighted_backward(lk_backend *be, const lk_attn_shape *shape,
+                                                 const lk_channel_weights *weights,
+                                                 const lk_weighted_rows *rows, size_t n_sequences,
+                                                 const float *q, const float *out, const float *lse,
+                                                 const float *dout, float *dq, float *dk, float *dv,
+                                                 double *dweight, leank_error *err);
 
 #endif

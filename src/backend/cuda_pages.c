@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "backend/cuda.h"
+#include "backend/flops.h"
 
 /* The lists on the device, one behind the other; false: a failure is kept. */
 static bool send_lists(lk_cuda_backend *cuda, const lk_page_entry *a, const lk_page_entry *b,
@@ -141,6 +142,8 @@ leank_status lk_cuda_op_attend(lk_backend *be, lk_linear_kind kind, const lk_att
   const lk_cuda_means means = {shape->mean_for_pruned, shape->mean_for_empty, view->mean_offset};
   lk_cuda_view own;
   if (!s || !lk_cuda_make_view(cuda, view, &own)) return lk_cuda_tell(cuda, err);
+  for (size_t i = first; i < first + n; i++)
+    cuda->n_flops += lk_attend_flops(shape, view, &rows->groups[i]);
   if (kind == LK_LINEAR_FEW) return attend_few(cuda, &own, s, &means, rows, first, n, q, out, err);
   const lk_cuda_attend_rows job = {.view = own,
                                    .groups = (const lk_cuda_group *)(s->memory + s->groups) + first,

@@ -45,6 +45,13 @@ static const lk_cuda_api table = {
     lk_cuda_sum_rows,
     lk_cuda_decode_attention,
     lk_cuda_attend_many,
+    lk_cuda_linear_precise,
+    lk_cuda_linear_backward,
+    lk_cuda_rms_norm_backward,
+    lk_cuda_swiglu_backward,
+    lk_cuda_weighted_scratch_bytes,
+    lk_cuda_weighted_forward,
+    lk_cuda_weighted_backward,
     lk_cuda_read,
 };
 /* clang-format on */

@@ -148,6 +148,50 @@ typedef struct lk_cuda_part {
 
 enum { LK_CUDA_MAX_PARTS = 4 };
 
+/* dx[n_rows][n_in] = dy[n_rows][n_out] w, or += . */
+typedef struct lk_cuda_linear_grad {
+  const uint16_t *w; /* device bf16 [n_out][n_in] */
+  const float *dy;   /* device */
+  float *dx;         /* device */
+  size_t n_rows;
+  uint32_t n_out, n_in;
+  bool add;
+} lk_cuda_linear_grad;
+
+/* How the middle of a kv head is seen: lk_weighted_kind of backend.h. */
+enum { LK_CUDA_WEIGHTED_PLAIN = 0, LK_CUDA_WEIGHTED_MEAN, LK_CUDA_WEIGHTED_ABSENT };
+
+/* Rows of one sequence that see its middle through channel weights: lk_weighted_rows of backend.h,
+ * in device memory. Every page is wide or stage. */
+typedef struct lk_cuda_weighted_group {
+  const unsigned char *arena[LK_N_PAGE_KINDS]; /* device */
+  uint64_t page_bytes[LK_N_PAGE_KINDS];
+  const float *sums; /* device [pages of the middle + 1][Hk][2][D], or NULL: no head of kind MEAN */
+  uint64_t first_row, n_rows; /* of q; groups have all N rows, one after another */
+  uint64_t first_pos, middle_begin;
+  uint64_t table;      /* index of its first entry in `tables` */
+  uint64_t own_before; /* sum of the squares of the n_rows of the groups before this one */
+} lk_cuda_weighted_group;
+
+/* Attention under channel weights, forward (q to out and lse) or backward. */
+typedef struct lk_cuda_weighted {
+  const lk_cuda_weighted_group *groups;             /* device [n_groups] */
+  const lk_page_entry *tables;                      /* device */
+  const uint32_t *middle_end;                       /* device [N] positions */
+  const uint8_t *kind;                              /* device [Hk] */
+  const float *weight;                              /* device [Hk][D] */
+  uint32_t n_groups, n_heads, n_kv_heads, head_dim; /* D 64 or 128 */
+  uint64_t n_rows;                                  /* N */
+  uint64_t n_own;                                   /* sum of the squares of all n_rows */
+  uint64_t max_rows, max_pages; /* of a group; pages: up to that of its last row */
+  const float *q;               /* device [N][Hq][D], not scaled */
+  float *out, *lse;             /* device [N][Hq][D], [N][Hq]; forward writes, backward reads */
+  const float *dout;            /* device [N][Hq][D] and so on: backward only */
+  float *dq, *dk, *dv;          /* [N][Hq][D], [N][Hk][D] of the rows' own keys */
+  double *dweight;              /* [Hk][D], added to */
+  void *scratch;                /* device, weighted_scratch_bytes */
+} lk_cuda_weighted;
+
 typedef struct lk_cuda_linear {
   lk_cuda_part parts[LK_CUDA_MAX_PARTS];
   uint32_t n_parts, n_in;
@@ -244,6 +288,20 @@ typedef struct lk_cuda_api {
   void (*decode)(lk_cuda_device *dev, const lk_cuda_decode *job);
   void (*attend_rows)(lk_cuda_device *dev, const lk_cuda_attend_rows *job);
 
+  /* ---- learning: what rounds to bf16 elsewhere has two bf16 parts here, or stays fp32 ---- */
+  /* As linear_many with twice the rows reserved. */
+  void (*linear_precise)(lk_cuda_device *dev, const lk_cuda_linear *job);
+  void (*linear_backward)(lk_cuda_device *dev, const lk_cuda_linear_grad *job);
+  /* As backend.h has them. */
+  void (*rms_norm_backward)(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n,
+                            const float *w, float eps, const float *dy, float *dx);
+  void (*swiglu_backward)(lk_cuda_device *dev, const float *gate, const float *up, size_t n,
+                          const float *dout, float *dgate, float *dup);
+  /* Of the job's sizes. */
+  size_t (*weighted_scratch_bytes)(const lk_cuda_weighted *job, bool backward);
+  /* A row's numbers depend on its sequence's pages and rows alone; sums are in a fixed order. */
+  void (*weighted)(lk_cuda_device *dev, const lk_cuda_weighted *job);
+  void (*weighted_backward)(lk_cuda_device *dev, const lk_cuda_weighted *job);
   /* ---- benchmarks ---- */
   /* Reads n_bytes (a multiple of 16) with n_blocks blocks a multiprocessor; *sum ^= their 32-bit
    * words. */

@@ -14,6 +14,10 @@ void lk_cuda_rope_table(lk_cuda_device *dev, const double *inv_freq, float mscal
 void lk_cuda_rope(lk_cuda_device *dev, float *x, size_t n_rows, size_t n_heads, size_t head_dim,
                   bool pairs, const float *cos_sin);
 void lk_cuda_swiglu(lk_cuda_device *dev, const float *gate, const float *up, size_t n, float *out);
+void lk_cuda_rms_norm_backward(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n,
+                               const float *w, float eps, const float *dy, float *dx);
+void lk_cuda_swiglu_backward(lk_cuda_device *dev, const float *gate, const float *up, size_t n,
+                             const float *dout, float *dgate, float *dup);
 void lk_cuda_argmax(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n, int32_t *index);
 void lk_cuda_random_bf16(lk_cuda_device *dev, uint16_t *to, size_t n, float scale, uint64_t seed);
 
@@ -21,6 +25,8 @@ void lk_cuda_random_bf16(lk_cuda_device *dev, uint16_t *to, size_t n, float scal
 void lk_cuda_widen(lk_cuda_device *dev, int type, const void *from, size_t n, uint16_t *to);
 void lk_cuda_linear_few(lk_cuda_device *dev, const lk_cuda_linear *job);
 void lk_cuda_linear_many(lk_cuda_device *dev, const lk_cuda_linear *job);
+void lk_cuda_linear_precise(lk_cuda_device *dev, const lk_cuda_linear *job);
+void lk_cuda_linear_backward(lk_cuda_device *dev, const lk_cuda_linear_grad *job);
 leank_status lk_cuda_reserve(lk_cuda_device *dev, size_t n_rows, size_t n_cols, leank_error *err);
 void lk_cuda_linear_close(lk_cuda_device *dev); /* what reserve and GEMM hold */
 
@@ -52,5 +58,8 @@ void lk_cuda_mean_logits(lk_cuda_device *dev, const lk_cuda_decode *job);
 void lk_cuda_attend_rows_bf16(lk_cuda_device *dev, const lk_cuda_attend_rows *job);
 void lk_cuda_attend_rows_f16(lk_cuda_device *dev, const lk_cuda_attend_rows *job);
 void lk_cuda_attend_many(lk_cuda_device *dev, const lk_cuda_attend_rows *job);
+size_t lk_cuda_weighted_scratch_bytes(const lk_cuda_weighted *job, bool backward);
+void lk_cuda_weighted_forward(lk_cuda_device *dev, const lk_cuda_weighted *job);
+void lk_cuda_weighted_backward(lk_cuda_device *dev, const lk_cuda_weighted *job);
 
 #endif

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/random_bf16.h"
 #include "kernels/dequant/dequant.h"
+#include "support/cuda_mock_queue.h"
 #include "support/half.h"
 
 enum { P = LK_CUDA_P, MAX_PINNED = 64, ARGS_BYTES = 512 };
@@ -80,7 +81,7 @@ static void keep(lk_cuda_device *dev, const char *what) {
 static bool counts_down(size_t *left) { return *left > 0 && --*left == 0; }
 
 /* After a failure nothing is done until it is told, as after a fault of a device. */
-static void launch(lk_cuda_device *dev, void (*run)(const void *), const void *args, size_t n) {
+void lk_mock_launch(lk_cuda_device *dev, void (*run)(const void *), const void *args, size_t n) {
   lk_cuda_mock.n_launches++;
   if (counts_down(&lk_cuda_mock.fail_launch)) {
     keep(dev, "a launch that fails");
@@ -88,7 +89,7 @@ static void launch(lk_cuda_device *dev, void (*run)(const void *), const void *a
   if (dev->failure.code != LEANK_OK) return;
   push(dev->recording ? &dev->recorded : &dev->queue, run, args, n);
 }
-#define LAUNCH(dev, run, args) launch(dev, run, &(args), sizeof(args))
+#define LAUNCH LK_MOCK_LAUNCH
 
 /* ---- devices ---- */
 
@@ -439,10 +440,10 @@ static void run_linear(const void *args) {
   }
 }
 
-/* Both, to fp32: rounding of activations is the library's matter. */
+/* All kinds, to fp32: rounding of activations is the library's matter. */
 static void mock_linear(lk_cuda_device *dev, const lk_cuda_linear *job) {
   assert_true(job->n_parts > 0 && job->n_parts <= LK_CUDA_MAX_PARTS);
-  launch(dev, run_linear, job, sizeof *job);
+  lk_mock_launch(dev, run_linear, job, sizeof *job);
 }
 
 static leank_status mock_reserve(lk_cuda_device *dev, size_t n_rows, size_t n_cols,
@@ -461,7 +462,7 @@ static uint16_t to_element(const lk_cuda_view *view, float x) {
   return view->is_f16 ? lk_f32_to_f16(x) : lk_f32_to_bf16(x);
 }
 
-static uint16_t *element(unsigned char *segment, size_t n, size_t token, size_t c) {
+uint16_t *lk_mock_element(unsigned char *segment, size_t n, size_t token, size_t c) {
   const uint32_t chunk = lk_cuda_swizzle((uint32_t)token, (uint32_t)(c / 8), (uint32_t)(n / 8));
   return (uint16_t *)segment + token * n + chunk * 8 + c % 8;
 }
@@ -506,8 +507,8 @@ static void run_append(const void *args) {
     const lk_slot slot = j->slots[i / (n_heads * d)];
     const segment s = segment_of(&j->dst, slot.page, i / d % n_heads);
     assert_true(slot.page.kind != LK_PAGE_LEAN && slot.key < P);
-    *element(s.k, d, slot.key, i % d) = to_element(&j->dst, j->k[i]);
-    *element(s.v, d, slot.key, i % d) = to_element(&j->dst, j->v[i]);
+    *lk_mock_element(s.k, d, slot.key, i % d) = to_element(&j->dst, j->k[i]);
+    *lk_mock_element(s.v, d, slot.key, i % d) = to_element(&j->dst, j->v[i]);
   }
 }
 
@@ -537,9 +538,10 @@ static size_t index_of(const segment *s, size_t channel) {
 static void pack_head(segment from, segment to, size_t d) {
   for (size_t t = 0; t < P; t++) {
     for (size_t i = 0; i < to.n; i++)
-      *element(to.k, to.n, t, i) =
-          i < to.n_kept ? *element(from.k, from.n, t, index_of(&from, to.channels[i])) : 0;
-    for (size_t c = 0; c < d; c++) *element(to.v, d, t, c) = *element(from.v, d, t, c);
+      *lk_mock_element(to.k, to.n, t, i) =
+          i < to.n_kept ? *lk_mock_element(from.k, from.n, t, index_of(&from, to.channels[i])) : 0;
+    for (size_t c = 0; c < d; c++)
+      *lk_mock_element(to.v, d, t, c) = *lk_mock_element(from.v, d, t, c);
   }
 }
 
@@ -577,7 +579,7 @@ static void sum_page(const lk_cuda_view *view, lk_page_entry page, const float *
     float sum = 0;
     assert_true(page.kind != LK_PAGE_LEAN);
     for (size_t t = 0; t < P; t++)
-      sum += from_element(view, *element(i / d % 2 ? s.v : s.k, d, t, i % d));
+      sum += from_element(view, *lk_mock_element(i / d % 2 ? s.v : s.k, d, t, i % d));
     to[i] = from[i] + sum;
   }
 }
@@ -662,7 +664,7 @@ static void attend_head(const attend_args *j, const lk_cuda_group *g, size_t row
       double logit = 0;
       for (size_t i = 0; i < s.n_kept; i++)
         logit += (double)q[s.channels ? s.channels[i] : i] *
-                 (double)from_element(&j->view, *element(s.k, s.n, key % P, i));
+                 (double)from_element(&j->view, *lk_mock_element(s.k, s.n, key % P, i));
       logit /= sqrt((double)d);
       if (lean && with_mean) logit += mean;
       largest = fmax(largest, logit);
@@ -670,7 +672,7 @@ static void attend_head(const attend_args *j, const lk_cuda_group *g, size_t row
       const double p = exp(logit - largest);
       sum += p;
       for (size_t c = 0; c < d; c++)
-        out[c] += p * (double)from_element(&j->view, *element(s.v, d, key % P, c));
+        out[c] += p * (double)from_element(&j->view, *lk_mock_element(s.v, d, key % P, c));
     }
   const double weight = with_mean && empty ? exp(mean - largest) : 0;
   const float *values = weight > 0 ? g->mean + j->means.offset + (h / per * 2 + 1) * d : NULL;
@@ -772,6 +774,13 @@ const lk_cuda_api *lk_cuda_mock_api(void) {
                                   .decode = mock_decode,
                                   .attend_rows = mock_attend_rows,
                                   .random_bf16 = mock_random_bf16,
+                                  .linear_precise = mock_linear,
+                                  .linear_backward = lk_mock_linear_backward,
+                                  .rms_norm_backward = lk_mock_rms_norm_backward,
+                                  .swiglu_backward = lk_mock_swiglu_backward,
+                                  .weighted_scratch_bytes = lk_mock_weighted_scratch_bytes,
+                                  .weighted = lk_mock_weighted,
+                                  .weighted_backward = lk_mock_weighted_backward,
                                   .read = mock_read};
   return &api;
 }

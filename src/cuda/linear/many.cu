@@ -1,7 +1,11 @@
 /* Products of many rows by cuBLASLt, and what the device holds for products.
  *
  * cuBLASLt is column-major: y [N][n_out] is an n_out x N matrix, w [n_out][n_in] an n_in x n_out
- * one to be transposed, x [N][n_in] an n_in x N one. */
+ * one to be transposed, x [N][n_in] an n_in x N one. Backward w is used as it lies, x is dy and y
+ * is dx.
+ *
+ * Precise products, and the backward, split each fp32 input in two bf16 parts, the second what the
+ * first leaves: an error of 2^-18. Two GEMMs add up to the result in fp32, the small one first. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -9,7 +13,7 @@
 #include "cuda/linear/operand.cuh"
 #include "cuda/ops.cuh"
 
-enum { ROUND_THREADS = 256, ROUND_RUN = 8, MAX_PLANS = 128 };
+enum { ROUND_THREADS = 256, ROUND_RUN = 8, MAX_PLANS = 512 };
 
 static const size_t WORKSPACE_BYTES = (size_t)32 << 20; /* what cuBLAS advises for Hopper */
 
@@ -17,7 +21,7 @@ static const size_t WORKSPACE_BYTES = (size_t)32 << 20; /* what cuBLAS advises f
 typedef struct gemm_plan {
   uint64_t n_rows;
   uint32_t n_out, n_in;
-  bool add, bias;
+  bool add, bias, backward;
   cublasLtMatmulDesc_t op;
   cublasLtMatrixLayout_t w, x, y;
   cublasLtMatmulAlgo_t algorithm;
@@ -109,7 +113,7 @@ void lk_cuda_linear_close(lk_cuda_device *dev) {
 /* ---- plans ---- */
 
 static bool describe(gemm_plan *plan) {
-  const cublasOperation_t transpose = CUBLAS_OP_T;
+  const cublasOperation_t transpose = plan->backward ? CUBLAS_OP_N : CUBLAS_OP_T;
   const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
   if (cublasLtMatmulDescCreate(&plan->op, CUBLAS_COMPUTE_32F, CUDA_R_32F) ||
       cublasLtMatmulDescSetAttribute(plan->op, CUBLASLT_MATMUL_DESC_TRANSA, &transpose,
@@ -118,10 +122,11 @@ static bool describe(gemm_plan *plan) {
   if (plan->bias && cublasLtMatmulDescSetAttribute(plan->op, CUBLASLT_MATMUL_DESC_EPILOGUE,
                                                    &epilogue, sizeof epilogue))
     return false;
-  const uint64_t n = plan->n_rows, m = plan->n_out, k = plan->n_in;
-  return !cublasLtMatrixLayoutCreate(&plan->w, CUDA_R_16BF, k, m, (int64_t)k) &&
-         !cublasLtMatrixLayoutCreate(&plan->x, CUDA_R_16BF, k, n, (int64_t)k) &&
-         !cublasLtMatrixLayoutCreate(&plan->y, CUDA_R_32F, m, n, (int64_t)m);
+  const uint64_t n = plan->n_rows, n_in = plan->n_in, n_out = plan->n_out;
+  const uint64_t from = plan->backward ? n_out : n_in, to = plan->backward ? n_in : n_out;
+  return !cublasLtMatrixLayoutCreate(&plan->w, CUDA_R_16BF, n_in, n_out, (int64_t)n_in) &&
+         !cublasLtMatrixLayoutCreate(&plan->x, CUDA_R_16BF, from, n, (int64_t)from) &&
+         !cublasLtMatrixLayoutCreate(&plan->y, CUDA_R_32F, to, n, (int64_t)to);
 }
 
 static bool ask_algorithm(const lk_cuda_device *dev, gemm_plan *plan) {
@@ -155,7 +160,7 @@ static gemm_plan *plan_of(lk_cuda_device *dev, const gemm_plan *shape) {
   for (size_t i = 0; i < MAX_PLANS && i < gemm->n_made; i++) {
     gemm_plan *plan = &gemm->plans[i];
     if (plan->n_rows == shape->n_rows && plan->n_out == shape->n_out && plan->n_in == shape->n_in &&
-        plan->add == shape->add && plan->bias == shape->bias)
+        plan->add == shape->add && plan->bias == shape->bias && plan->backward == shape->backward)
       return plan;
   }
   gemm_plan *plan = &gemm->plans[gemm->n_made % MAX_PLANS];
@@ -186,37 +191,112 @@ static __global__ void round_kernel(const float *x, size_t n, uint16_t *to) {
   }
 }
 
-static bool multiply(lk_cuda_device *dev, const lk_cuda_linear *job, const lk_cuda_part *part) {
+/* high = x rounded, low = what that leaves, rounded. */
+static __global__ void split_kernel(const float *x, size_t n, uint16_t *high, uint16_t *low) {
+  const size_t first = ((size_t)blockIdx.x * ROUND_THREADS + threadIdx.x) * ROUND_RUN;
+  if (first + ROUND_RUN <= n) {
+    const float4 a = *(const float4 *)(x + first), b = *(const float4 *)(x + first + 4);
+    const uint4 h = make_uint4(lk_pack_bf16(a.x, a.y), lk_pack_bf16(a.z, a.w),
+                               lk_pack_bf16(b.x, b.y), lk_pack_bf16(b.z, b.w));
+    *(uint4 *)(high + first) = h;
+    *(uint4 *)(low + first) =
+        make_uint4(lk_pack_bf16(a.x - lk_bf16_low(h.x), a.y - lk_bf16_high(h.x)),
+                   lk_pack_bf16(a.z - lk_bf16_low(h.y), a.w - lk_bf16_high(h.y)),
+                   lk_pack_bf16(b.x - lk_bf16_low(h.z), b.y - lk_bf16_high(h.z)),
+                   lk_pack_bf16(b.z - lk_bf16_low(h.w), b.w - lk_bf16_high(h.w)));
+  } else {
+    for (size_t i = first; i < n; i++) {
+      const uint32_t h = lk_pack_bf16(x[i], 0);
+      high[i] = (uint16_t)h;
+      low[i] = (uint16_t)lk_pack_bf16(x[i] - lk_bf16_low(h), 0);
+    }
+  }
+}
+
+/* y (+)= of bf16 x in the manner of `shape`; bias: NULL unless shape says so. */
+static bool multiply(lk_cuda_device *dev, const gemm_plan *shape, const uint16_t *w,
+                     const uint16_t *x, const float *bias, float *y) {
+  const gemm_plan *plan = plan_of(dev, shape);
+  if (!plan) return false;
+  if (bias && cublasLtMatmulDescSetAttribute(plan->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+                                             sizeof bias))
+    return false;
+  const float alpha = 1.0f, beta = shape->add ? 1.0f : 0.0f;
+  return !cublasLtMatmul(dev->blas, plan->op, &alpha, w, plan->w, x, plan->x, &beta, y, plan->y, y,
+                         plan->y, &plan->algorithm, dev->workspace, dev->workspace_bytes,
+                         dev->stream);
+}
+
+static gemm_plan shape_of(const lk_cuda_linear *job, const lk_cuda_part *part) {
   gemm_plan shape = {};
   shape.n_rows = job->n_rows;
   shape.n_out = part->n_out;
   shape.n_in = job->n_in;
   shape.add = part->add;
   shape.bias = part->bias != NULL;
-  const gemm_plan *plan = plan_of(dev, &shape);
-  if (!plan) return false;
-  if (part->bias && cublasLtMatmulDescSetAttribute(plan->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
-                                                   &part->bias, sizeof part->bias))
-    return false;
-  const float alpha = 1.0f, beta = part->add ? 1.0f : 0.0f;
-  return !cublasLtMatmul(dev->blas, plan->op, &alpha, part->w, plan->w, dev->operand, plan->x,
-                         &beta, part->y, plan->y, part->y, plan->y, &plan->algorithm,
-                         dev->workspace, dev->workspace_bytes, dev->stream);
+  return shape;
+}
+
+/* Whether there is room for so many elements; else a failure is kept. */
+static bool is_reserved(lk_cuda_device *dev, size_t n_elements, const char *what) {
+  if (dev->gemm && dev->blas && dev->operand_elements >= n_elements) return true;
+  lk_cuda_keep(dev, cudaErrorInvalidValue, what);
+  return false;
 }
 
 void lk_cuda_linear_many(lk_cuda_device *dev, const lk_cuda_linear *job) {
-  const size_t n = job->n_rows * job->n_in;
-  if (n == 0) return;
-  if (!dev->gemm || !dev->blas || dev->operand_elements < n) {
-    lk_cuda_keep(dev, cudaErrorInvalidValue, "linear_many (not reserved)");
-    return;
-  }
-  const size_t per_block = (size_t)ROUND_THREADS * ROUND_RUN;
+  const size_t n = job->n_rows * job->n_in, per_block = (size_t)ROUND_THREADS * ROUND_RUN;
+  if (n == 0 || !is_reserved(dev, n, "linear_many (not reserved)")) return;
   round_kernel<<<lk_cuda_blocks(n, per_block), ROUND_THREADS, 0, dev->stream>>>(job->x, n,
                                                                                 dev->operand);
   lk_cuda_launched(dev, "linear_many (round)");
   for (uint32_t p = 0; p < job->n_parts; p++) {
-    if (job->parts[p].n_out > 0 && !multiply(dev, job, &job->parts[p]))
+    const lk_cuda_part *part = &job->parts[p];
+    const gemm_plan shape = shape_of(job, part);
+    if (part->n_out > 0 && !multiply(dev, &shape, part->w, dev->operand, part->bias, part->y))
       lk_cuda_keep(dev, cudaErrorUnknown, "linear_many (cuBLASLt)");
   }
+}
+
+/* The two parts of x[n] in the operand; where the second is, or NULL and a failure kept. */
+static const uint16_t *split(lk_cuda_device *dev, const float *x, size_t n, const char *what) {
+  const size_t per_block = (size_t)ROUND_THREADS * ROUND_RUN;
+  const size_t second = (n + LK_PART_ALIGN - 1) / LK_PART_ALIGN * LK_PART_ALIGN;
+  if (!is_reserved(dev, second + n, what)) return NULL;
+  split_kernel<<<lk_cuda_blocks(n, per_block), ROUND_THREADS, 0, dev->stream>>>(
+      x, n, dev->operand, dev->operand + second);
+  lk_cuda_launched(dev, what);
+  return dev->operand + second;
+}
+
+static bool multiply_parts(lk_cuda_device *dev, gemm_plan shape, const uint16_t *w,
+                           const uint16_t *low, const float *bias, float *y) {
+  if (!multiply(dev, &shape, w, low, bias, y)) return false;
+  shape.add = true;
+  shape.bias = false;
+  return multiply(dev, &shape, w, dev->operand, NULL, y);
+}
+
+void lk_cuda_linear_precise(lk_cuda_device *dev, const lk_cuda_linear *job) {
+  const size_t n = job->n_rows * job->n_in;
+  const uint16_t *low = n ? split(dev, job->x, n, "linear_precise") : NULL;
+  for (uint32_t p = 0; low && p < job->n_parts; p++) {
+    const lk_cuda_part *part = &job->parts[p];
+    if (part->n_out > 0 &&
+        !multiply_parts(dev, shape_of(job, part), part->w, low, part->bias, part->y))
+      lk_cuda_keep(dev, cudaErrorUnknown, "linear_precise (cuBLASLt)");
+  }
+}
+
+void lk_cuda_linear_backward(lk_cuda_device *dev, const lk_cuda_linear_grad *job) {
+  const size_t n = job->n_rows * job->n_out;
+  const uint16_t *low = n && job->n_in ? split(dev, job->dy, n, "linear_backward") : NULL;
+  gemm_plan shape = {};
+  shape.n_rows = job->n_rows;
+  shape.n_out = job->n_out;
+  shape.n_in = job->n_in;
+  shape.add = job->add;
+  shape.backward = true;
+  if (low && !multiply_parts(dev, shape, job->w, low, NULL, job->dx))
+    lk_cuda_keep(dev, cudaErrorUnknown, "linear_backward (cuBLASLt)");
 }

@@ -7,7 +7,8 @@
 enum {
   LK_FEW_ROWS = 64,    /* rows that linear_few multiplies at a time */
   LK_FEW_PERIOD = 512, /* elements of k after which the parts of k repeat: 8 parts of 64 */
-  LK_FEW_SLAB = 32     /* elements of k that a load of 16 bytes a lane covers */
+  LK_FEW_SLAB = 32,    /* elements of k that a load of 16 bytes a lane covers */
+  LK_PART_ALIGN = 128  /* elements; where the second part of rows begins, 256 bytes */
 };
 
 /* Tiles of 8 rows that n_rows (at most LK_FEW_ROWS) are computed as: 1, 2, 4 or 8. */
@@ -23,10 +24,10 @@ static inline size_t lk_few_slabs(size_t n_in) {
 }
 
 /* Elements of dev->operand for n_rows x n_in: rows split in two for linear_few, or rounded for
- * linear_many. */
+ * linear_many; or the two parts of half as many rows, of which the second is aligned. */
 static inline size_t lk_operand_elements(size_t n_rows, size_t n_in) {
   const size_t split = lk_few_slabs(n_in) * LK_FEW_SLAB * 8 * lk_few_tiles(n_rows) * 2;
-  const size_t rounded = n_rows * n_in;
+  const size_t rounded = n_rows * n_in + LK_PART_ALIGN;
   return split > rounded ? split : rounded;
 }
 

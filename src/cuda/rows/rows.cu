@@ -97,6 +97,43 @@ void lk_cuda_rms_norm(lk_cuda_device *dev, const float *x, size_t n_rows, size_t
                  (unsigned)n_rows, THREADS, 0, x, n, w, eps, y);
 }
 
+/* dx += s (w dy - x s^2 mean(dy w x)), s = (mean(x^2) + eps)^(-1/2). A thread takes every 256th
+ * element. */
+static __global__ void rms_norm_backward_kernel(const float *x, size_t n, const float *w, float eps,
+                                                const float *dy, float *dx) {
+  __shared__ float parts[2][N_WARPS];
+  x += blockIdx.x * n;
+  dy += blockIdx.x * n;
+  dx += blockIdx.x * n;
+  float squares = 0, products = 0;
+  for (size_t i = threadIdx.x; i < n; i += THREADS) {
+    squares = fmaf(x[i], x[i], squares);
+    products = fmaf(dy[i] * w[i], x[i], products);
+  }
+  squares = warp_sum(squares);
+  products = warp_sum(products);
+  if (threadIdx.x % WARP == 0) {
+    parts[0][threadIdx.x / WARP] = squares;
+    parts[1][threadIdx.x / WARP] = products;
+  }
+  __syncthreads();
+  squares = products = 0;
+#pragma unroll
+  for (int i = 0; i < N_WARPS; i++) {
+    squares += parts[0][i];
+    products += parts[1][i];
+  }
+  const float s = 1.0f / sqrtf(squares / (float)n + eps), along = s * s * (products / (float)n);
+  for (size_t i = threadIdx.x; i < n; i += THREADS) dx[i] += s * (w[i] * dy[i] - x[i] * along);
+}
+
+void lk_cuda_rms_norm_backward(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n,
+                               const float *w, float eps, const float *dy, float *dx) {
+  if (n_rows == 0) return;
+  rms_norm_backward_kernel<<<(unsigned)n_rows, THREADS, 0, dev->stream>>>(x, n, w, eps, dy, dx);
+  lk_cuda_launched(dev, "rms_norm_backward");
+}
+
 /* ---- RoPE: a thread takes a pair of channels ---- */
 
 static __global__ void rope_table_kernel(const double *inv_freq, float mscale, size_t half,
@@ -155,6 +192,25 @@ void lk_cuda_swiglu(lk_cuda_device *dev, const float *gate, const float *up, siz
   if (n == 0) return;
   lk_cuda_launch(dev, "swiglu", swiglu_kernel, lk_cuda_blocks(n, THREADS), THREADS, 0, gate, up, n,
                  out);
+}
+
+/* p and 1 - p without cancellation. All is read before anything is written. */
+static __global__ void swiglu_backward_kernel(const float *gate, const float *up, size_t n,
+                                              const float *dout, float *dgate, float *dup) {
+  const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+  if (i >= n) return;
+  const float g = gate[i], u = up[i], d = dout[i], e = expf(-fabsf(g));
+  const float p = (g < 0 ? e : 1.0f) / (1.0f + e), rest = (g < 0 ? 1.0f : e) / (1.0f + e);
+  dgate[i] = p * (1.0f + g * rest) * u * d;
+  dup[i] = g * p * d;
+}
+
+void lk_cuda_swiglu_backward(lk_cuda_device *dev, const float *gate, const float *up, size_t n,
+                             const float *dout, float *dgate, float *dup) {
+  if (n == 0) return;
+  swiglu_backward_kernel<<<lk_cuda_blocks(n, THREADS), THREADS, 0, dev->stream>>>(gate, up, n, dout,
+                                                                                  dgate, dup);
+  lk_cuda_launched(dev, "swiglu_backward");
 }
 
 /* ---- argmax: a block takes a row ---- */
