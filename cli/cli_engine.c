@@ -15,8 +15,12 @@ leank_cpu_level cli_cpu_level(int choice) {
 }
 
 int cli_device(const cli_engine_options *options, leank_device *device, int *index) {
-  const char *text = options->device ? options->device : "cpu";
+  return cli_device_named(options->device, device, index);
+}
+
+int cli_device_named(const char *text, leank_device *device, int *index) {
   char *end = NULL;
+  if (!text) text = "cpu";
   *device = strncmp(text, "cuda", 4) == 0 ? LEANK_DEVICE_CUDA : LEANK_DEVICE_CPU;
   *index = 0;
   if (strcmp(text, "cpu") == 0 || strcmp(text, "cuda") == 0) return CLI_GO;

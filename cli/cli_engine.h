@@ -27,6 +27,8 @@ leank_cpu_level cli_cpu_level(int choice);
 
 /* The options' device. CLI_GO, or CLI_USAGE with a complaint where it is not one. */
 int cli_device(const cli_engine_options *options, leank_device *device, int *index);
+/* The same of a text as `device` of the options has it. */
+int cli_device_named(const char *text, leank_device *device, int *index);
 /* Complains where it is a CUDA device and there is none; CLI_GO else. */
 int cli_device_check(const cli_engine_options *options);
 
@@ -48,6 +50,7 @@ void cli_engine_options_default(cli_engine_options *options);
   {0, "threads", CLI_SIZE, &(e).n_threads, "N", "threads (all processors)"}, {                     \
     0, "cpu", CLI_CHOICE, &(e).cpu, CLI_CPU_LEVELS, "cap on the instruction set"                   \
   }
+/* e: any struct with a member `device` */
 #define CLI_DEVICE_ROW(e)                                                                          \
   { 0, "device", CLI_TEXT, &(e).device, "DEVICE", "cpu, cuda or cuda:N (cpu)" }
 #define CLI_SEED_ROW(e)                                                                            \

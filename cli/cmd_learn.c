@@ -65,6 +65,7 @@ static int parse(int argc, char **argv, learn_options *o, const char **model) {
       {0, "cache-size", CLI_SIZE, &s->cache_size, "BYTES", "most bytes of them (no limit)"},
       {0, "kv-type", CLI_CHOICE, &s->kv_type, "bf16|f32", "type of K and V (bf16)"},
       {0, "prefill-chunk", CLI_SIZE, &s->prefill_chunk, "N", "rows computed together"},
+      CLI_DEVICE_ROW(*s),
       {0, "threads", CLI_SIZE, &s->n_threads, "N", "threads (all processors)"},
       {0, "cpu", CLI_CHOICE, &s->cpu, CLI_CPU_LEVELS, "cap on the instruction set"},
       {0, "show-data", CLI_SIZE, &o->show_data, "N", "print N contexts and stop"},

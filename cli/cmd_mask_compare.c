@@ -12,7 +12,9 @@ typedef struct compare_options {
   data_settings data;
   size_t n_sink, n_recent, n_threads, prefill_chunk;
   int kv_type, cpu;
-  const char *cache_folder, *out;
+  const char *cache_folder, *out, *device;
+  leank_device place; /* of `device` */
+  int place_index;
   bool json;
 } compare_options;
 
@@ -26,6 +28,7 @@ static int parse(int argc, char **argv, compare_options *o, const char **paths) 
        "keep the K and V of contexts there, for later runs"},
       {0, "kv-type", CLI_CHOICE, &o->kv_type, "bf16|f32", "type of K and V (bf16)"},
       {0, "prefill-chunk", CLI_SIZE, &o->prefill_chunk, "N", "rows computed together"},
+      CLI_DEVICE_ROW(*o),
       {0, "threads", CLI_SIZE, &o->n_threads, "N", "threads (all processors)"},
       {0, "cpu", CLI_CHOICE, &o->cpu, CLI_CPU_LEVELS, "cap on the instruction set"},
       {0, "json", CLI_FLAG, &o->json, NULL, "one JSON object instead of a table"},
@@ -47,7 +50,8 @@ static int parse(int argc, char **argv, compare_options *o, const char **paths) 
       .n_min = 2,
       .n_max = CLI_MAX_POSITIONALS,
   };
-  return cli_parse(&command, argc, argv, paths);
+  int code = cli_parse(&command, argc, argv, paths);
+  return code == CLI_GO ? cli_device_named(o->device, &o->place, &o->place_index) : code;
 }
 
 static const char *base_name(const char *path) {
@@ -118,6 +122,8 @@ static int compare(const compare_options *o, const leank_model *model, const lea
   leank_compare_options_default(&options);
   options.n_sink = o->n_sink;
   options.n_recent = o->n_recent;
+  options.device = o->place;
+  options.device_index = o->place_index;
   options.n_threads = o->n_threads;
   options.cpu = cli_cpu_level(o->cpu);
   options.kv_type = (leank_kv_type)o->kv_type;

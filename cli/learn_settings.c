@@ -134,7 +134,8 @@ int learn_settings_resolve(const learn_settings *g, const leank_model_info *mode
   else
     leank_learn_options_default(o);
   apply_procedure(g, o);
-  return apply_data(g, o);
+  int code = cli_device_named(g->device, &o->device, &o->device_index);
+  return code == CLI_GO ? apply_data(g, o) : code;
 }
 
 /* ---- as JSON ---- */

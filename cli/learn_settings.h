@@ -34,6 +34,7 @@ typedef struct learn_settings {
   size_t n_held_out;
   size_t n_threads, prefill_chunk, cache_size;
   const char *cache_folder;
+  const char *device;      /* of cli_device_named */
   const char *fingerprint; /* of a config file: the model it was written for */
 } learn_settings;
 

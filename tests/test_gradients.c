@@ -11,8 +11,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backend/cuda.h"
 #include "formats/safetensors.h"
 #include "support/answer_fixture.h"
+#include "support/cuda_mock.h"
 #include "support/subject.h"
 
 static const char *const cases[] = {"g1-d64",  "g2-d64-mean", "g3-d64", "g4-d128",
@@ -87,7 +89,8 @@ static leank_context make_context(subject *s) {
                          .n_questions = 1};
 }
 
-static void subject_open(subject *s, const char *name, leank_kv_type type, size_t n_threads) {
+static void subject_open_on(subject *s, const char *name, leank_kv_type type, size_t n_threads,
+                            leank_device device) {
   char path[512];
   leank_error err;
   memset(s, 0, sizeof *s);
@@ -95,8 +98,12 @@ static void subject_open(subject *s, const char *name, leank_kv_type type, size_
   snprintf(path, sizeof path, "%s/gradients/%s", LEANK_TEST_DATA, name);
   lk_assert_ok(leank_model_open(path, NULL, &s->model, &err), &err);
   const leank_context context = make_context(s);
-  lk_answer_fixture_open(&s->answers, s->model, &context, type, n_threads);
+  lk_answer_fixture_open_on(&s->answers, s->model, &context, type, n_threads, device);
   s->n_params = s->answers.n_params;
+}
+
+static void subject_open(subject *s, const char *name, leank_kv_type type, size_t n_threads) {
+  subject_open_on(s, name, type, n_threads, LEANK_DEVICE_CPU);
 }
 
 static void subject_close(subject *s) {
@@ -147,9 +154,10 @@ static void check_gradient(subject *s, const char *name, const char *what, const
   test_free(got);
 }
 
-static void check_case(const char *name, leank_kv_type type, double tolerance) {
+static void check_case(const char *name, leank_kv_type type, leank_device device,
+                       double tolerance) {
   subject s;
-  subject_open(&s, name, type, 2);
+  subject_open_on(&s, name, type, 2, device);
   const bool mean = s.golden.mean_compensation;
   lk_seen_mask_set_alpha(&s.answers.seen, s.golden.alpha, mean);
   check_gradient(&s, name, "gradient", "loss", tolerance);
@@ -160,12 +168,21 @@ static void check_case(const char *name, leank_kv_type type, double tolerance) {
 
 static void fp32_agrees_with_autograd(void **state) {
   (void)state;
-  for (size_t i = 0; i < N_CASES; i++) check_case(cases[i], LEANK_KV_F32, 1e-3);
+  for (size_t i = 0; i < N_CASES; i++) check_case(cases[i], LEANK_KV_F32, LEANK_DEVICE_CPU, 1e-3);
 }
 
 static void bf16_agrees_with_autograd(void **state) {
   (void)state;
-  for (size_t i = 0; i < N_CASES; i++) check_case(cases[i], LEANK_KV_BF16, 2e-2);
+  for (size_t i = 0; i < N_CASES; i++) check_case(cases[i], LEANK_KV_BF16, LEANK_DEVICE_CPU, 2e-2);
+}
+
+/* The CUDA backend on a device in software: bf16 pages and weights. */
+static void a_device_agrees_with_autograd(void **state) {
+  (void)state;
+  lk_cuda_library_replace(lk_cuda_mock_api());
+  for (size_t i = 0; i < N_CASES; i++) check_case(cases[i], LEANK_KV_BF16, LEANK_DEVICE_CUDA, 2e-2);
+  assert_int_equal(lk_cuda_mock.n_live, 0);
+  lk_cuda_library_replace(NULL);
 }
 
 /* Threads change nothing, bit for bit. */
@@ -189,6 +206,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(fp32_agrees_with_autograd),
       cmocka_unit_test(bf16_agrees_with_autograd),
+      cmocka_unit_test(a_device_agrees_with_autograd),
       cmocka_unit_test(threads_do_not_matter),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

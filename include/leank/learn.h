@@ -138,13 +138,15 @@ typedef struct leank_learn_options {
   leank_dataset_options train, held_out; /* held_out.n_contexts 0: no evaluation */
   size_t eval_every; /* updates between evaluations; 0 = at the ends of stages only */
   /* resources */
+  leank_device device; /* CUDA: kv_type bf16; K and V of all contexts are in the device's memory */
+  int device_index;
   size_t n_threads; /* 0 = the processors this process may use */
   leank_cpu_level cpu;
   leank_kv_type kv_type;
   size_t prefill_chunk;
-  const char *cache_folder; /* keeps the K and V of contexts there (mapped, and used again by a
-                               later run of the same data); made where its parent is there; NULL =
-                               in memory */
+  const char *cache_folder; /* keeps the K and V of contexts there (mapped, or copied to a device,
+                               and used again by a later run of the same data); made where its
+                               parent is there; NULL = in memory */
   size_t cache_bytes;       /* most bytes of K and V, in memory or in the folder; 0 = no limit */
   const char *checkpoint; /* file; NULL = none. One of the same settings and data is gone on from */
   size_t checkpoint_every;                                      /* updates between checkpoints */
@@ -158,16 +160,17 @@ LEANK_API void leank_learn_options_paper(const leank_model_info *model,
                                          leank_learn_options *options);
 
 /* Checks everything, makes the data, finds a checkpoint. LEANK_E_ARGUMENT, _CONTEXT, _IO, _FORMAT,
- * _MISMATCH (a checkpoint of other settings, data or model), _MEMORY (more than cache_bytes). The
- * model must outlive the learner. */
+ * _MISMATCH (a checkpoint of other settings, data or model), _MEMORY (more than cache_bytes),
+ * _UNSUPPORTED (what the device cannot do, or none is there). The model must outlive the learner.
+ */
 LEANK_API leank_status leank_learner_open(const leank_model *model,
                                           const leank_learn_options *options, leank_learner **out,
                                           leank_error *err);
 LEANK_API void leank_learner_close(leank_learner **learner);
-/* Learns; *out is the caller's. The result depends on the options, the data and the CPU level
- * alone: not on threads, nor on whether it was interrupted and gone on with. LEANK_E_INTERRUPTED:
- * the checkpoint is written. LEANK_E_IO, LEANK_E_MEMORY, LEANK_E_STATE (loss or gradient is not
- * finite: the message says where). */
+/* Learns; *out is the caller's. The result depends on the options, the data, the CPU level and
+ * the device alone: not on threads, nor on whether it was interrupted and gone on with.
+ * LEANK_E_INTERRUPTED: the checkpoint is written. LEANK_E_IO, LEANK_E_MEMORY, LEANK_E_STATE (loss
+ * or gradient is not finite: the message says where). */
 LEANK_API leank_status leank_learner_run(leank_learner *learner, leank_mask **out,
                                          leank_error *err);
 /* After a run that was not interrupted: the mask of stage 1 or 2 by itself, whichever was kept.
@@ -199,7 +202,9 @@ typedef struct leank_mask_report {
 typedef struct leank_compare_options {
   size_t struct_size;
   size_t n_sink, n_recent; /* SIZE_MAX = as each mask says */
-  size_t n_threads;        /* 0 = the processors this process may use */
+  leank_device device;     /* CUDA: kv_type bf16 */
+  int device_index;
+  size_t n_threads; /* 0 = the processors this process may use */
   leank_cpu_level cpu;
   leank_kv_type kv_type;
   size_t prefill_chunk;

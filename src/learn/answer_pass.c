@@ -35,9 +35,9 @@ static leank_status open_saved(lk_answer_pass *pass, leank_error *err) {
     s->x_mid = s->x_in + pass->max_rows * m->hidden;
     s->q = s->x_mid + pass->max_rows * m->hidden;
     s->attn = s->q + pass->max_rows * q;
-    s->lse = s->attn + pass->max_rows * q;
-    s->gate = s->lse + pass->max_rows * m->n_heads;
+    s->gate = s->attn + pass->max_rows * q;
     s->up = s->gate + pass->max_rows * m->ffn;
+    s->lse = s->up + pass->max_rows * m->ffn; /* last: the others stay aligned */
   }
 cleanup:
   return status;

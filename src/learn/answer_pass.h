@@ -57,7 +57,7 @@ size_t lk_answer_pass_bytes(const leank_model_info *info, size_t max_rows, bool 
 leank_status lk_answer_forward(lk_answer_pass *pass, lk_answer *const *answers, size_t n_answers,
                                const lk_seen *seen, leank_error *err);
 /* From the gradient of those hidden states, dhidden[N][hidden] in backend memory:
- * dweight[L][Hk][D] (host, the model's order) += gradient of the weights. */
+ * dweight[L][Hk][D] (backend memory, the model's order) += gradient of the weights. */
 leank_status lk_answer_backward(lk_answer_pass *pass, const float *dhidden, double *dweight,
                                 leank_error *err);
 

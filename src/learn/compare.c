@@ -65,6 +65,8 @@ static leank_status check(const leank_model *model, const leank_dataset *dataset
   LK_FAIL_IF(!is_window(o->n_sink) || !is_window(o->n_recent), err, LEANK_E_ARGUMENT, -1,
              "%zu sink and %zu recent tokens: at most %d", o->n_sink, o->n_recent, MAX_WINDOW);
   LK_TRY(lk_prefill_check_type(o->kv_type, err));
+  LK_FAIL_IF(o->device != LEANK_DEVICE_CPU && o->device != LEANK_DEVICE_CUDA, err, LEANK_E_ARGUMENT,
+             -1, "unknown device %d", (int)o->device);
   LK_FAIL_IF(!are_contexts(lk_contexts_of(dataset), &model->info), err, LEANK_E_MISMATCH, -1,
              "the data set holds tokens or lengths that this model has not: it was made with "
              "another");
@@ -102,6 +104,9 @@ static leank_status open(comparison *c, const leank_dataset *dataset,
   const leank_compare_options *o = c->options;
   c->n_threads = o->n_threads ? o->n_threads : lk_parallel_default_threads();
   const lk_backend_options backend = {
+      .device = o->device,
+      .device_index = o->device_index,
+      .model = c->model,
       .kv_type = o->kv_type,
       .n_threads = c->n_threads,
       .cpu = o->cpu,
@@ -110,8 +115,8 @@ static leank_status open(comparison *c, const leank_dataset *dataset,
       .max_pages = lk_prefill_max_pages(lk_contexts_of(dataset)),
       .shape = {.n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim},
       .precise_attention = true};
-  LK_TRY(lk_model_check_cpu(c->model, err));
-  LK_TRY(lk_backend_open_cpu(&backend, &c->backend, err));
+  if (backend.device == LEANK_DEVICE_CPU) LK_TRY(lk_model_check_cpu(c->model, err));
+  LK_TRY(lk_backend_open(&backend, &c->backend, err));
   LK_TRY(
       lk_prefill_open(c->model, c->backend, o->kv_type, lk_contexts_of(dataset), &c->prefill, err));
   LK_TRY(open_masks(c, masks, err));

@@ -93,8 +93,12 @@ leank_status lk_evaluator_open(const lk_prefill *prefill, size_t max_rows, size_
   e.dense = be->ops->alloc(be, LK_MEM_SCRATCH, logits);
   e.masked = be->ops->alloc(be, LK_MEM_SCRATCH, logits);
   e.p = lk_alloc(LK_MEM_SCRATCH, logits, 1);
-  LK_FAIL_IF(!e.hidden || !e.dense_rows || !e.dense || !e.masked || !e.p, err, LEANK_E_MEMORY, -1,
-             "out of memory to compare %zu masks", max_masks);
+  e.host_rows = lk_alloc(LK_MEM_SCRATCH, ROWS * m->hidden, sizeof(float));
+  e.host_hidden = lk_alloc(LK_MEM_SCRATCH, ROWS * m->hidden, sizeof(float));
+  if (!be->ops->on_host) e.host_dense = lk_alloc(LK_MEM_SCRATCH, logits, 1);
+  LK_FAIL_IF(!e.hidden || !e.dense_rows || !e.dense || !e.masked || !e.p || !e.host_rows ||
+                 !e.host_hidden || (!be->ops->on_host && !e.host_dense),
+             err, LEANK_E_MEMORY, -1, "out of memory to compare %zu masks", max_masks);
   *out = e;
 cleanup:
   if (status != LEANK_OK) lk_evaluator_close(&e);
@@ -109,7 +113,8 @@ void lk_evaluator_close(lk_evaluator *e) {
     if (device[i]) be->ops->free(be, device[i]);
   lk_answer_pass_close(&e->pass);
   lk_team_close(&e->team);
-  lk_free(e->p);
+  void *host[] = {e->p, e->host_rows, e->host_hidden, e->host_dense};
+  for (size_t i = 0; i < sizeof host / sizeof *host; i++) lk_free(host[i]);
   memset(e, 0, sizeof *e);
 }
 
@@ -117,7 +122,8 @@ void lk_evaluator_close(lk_evaluator *e) {
 
 typedef struct rows_job {
   size_t n_vocab;
-  float *dense, *masked, *p;
+  const float *dense, *masked;
+  float *p;
   const float *full, *pruned; /* [n][hidden] */
   size_t hidden;
   size_t best_dense[ROWS], best[ROWS];
@@ -213,6 +219,26 @@ static bool are_finite(const double *x, size_t n) {
   return true;
 }
 
+/* The dense logits of rows [row, row + n) of the batch, and what is made of them. */
+static leank_status score_dense(lk_evaluator *e, lk_answer *const *answers, size_t row, size_t n,
+                                rows_job *job, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_backend *be = e->prefill->backend;
+  const size_t hidden = job->hidden, n_logits = n * job->n_vocab;
+  for (size_t r = 0; r < n; r++) {
+    const row_place at = place_of(answers, row + r);
+    memcpy(e->host_rows + r * hidden, at.answer->hidden + at.at * hidden, hidden * sizeof(float));
+  }
+  be->ops->upload(be, e->dense_rows, e->host_rows, n * hidden * sizeof(float));
+  LK_TRY(logits_of(e, e->dense_rows, n, e->dense, err));
+  if (e->host_dense)
+    LK_TRY(be->ops->download(be, e->host_dense, e->dense, n_logits * sizeof(float), err));
+  job->dense = e->host_dense ? e->host_dense : e->dense;
+  lk_parallel_for(e->team, n, dense_item, job);
+cleanup:
+  return status;
+}
+
 /* Rows [row, row + n) of the batch, all masks. */
 static leank_status score_rows(lk_evaluator *e, lk_answer *const *answers, size_t row, size_t n,
                                size_t n_masks, lk_score *scores, const size_t *first_prompt,
@@ -220,21 +246,17 @@ static leank_status score_rows(lk_evaluator *e, lk_answer *const *answers, size_
   leank_status status = LEANK_OK;
   const leank_model_info *m = &e->prefill->model->info;
   rows_job job = {.n_vocab = m->n_vocab,
-                  .dense = e->dense,
-                  .masked = e->masked,
                   .p = e->p,
-                  .full = e->dense_rows,
+                  .full = e->host_rows,
+                  .pruned = e->host_hidden,
                   .hidden = m->hidden};
-  for (size_t r = 0; r < n; r++) {
-    const row_place at = place_of(answers, row + r);
-    memcpy(e->dense_rows + r * m->hidden, at.answer->hidden + at.at * m->hidden,
-           m->hidden * sizeof(float));
-  }
-  LK_TRY(logits_of(e, e->dense_rows, n, e->dense, err));
-  lk_parallel_for(e->team, n, dense_item, &job);
+  lk_backend *be = e->prefill->backend;
+  LK_TRY(score_dense(e, answers, row, n, &job, err));
   for (size_t i = 0; i < n_masks; i++) {
-    job.pruned = e->hidden + (i * e->max_rows + row) * m->hidden;
-    LK_TRY(logits_of(e, job.pruned, n, e->masked, err));
+    const float *hidden = e->hidden + (i * e->max_rows + row) * m->hidden;
+    LK_TRY(logits_of(e, hidden, n, e->masked, err));
+    LK_TRY(be->ops->download(be, e->host_hidden, hidden, n * m->hidden * sizeof(float), err));
+    LK_TRY(be->ops->to_host(be, e->masked, n * m->n_vocab, &job.masked, err));
     lk_parallel_for(e->team, n, masked_item, &job);
     LK_FAIL_IF(!are_finite(job.kl, n) || !are_finite(job.error, n), err, LEANK_E_STATE, -1,
                "logits or hidden states are not finite: weights hold NaN or infinity, or are too "

@@ -31,10 +31,14 @@ typedef struct lk_evaluator {
   const lk_prefill *prefill;
   lk_team *team;
   lk_answer_pass pass;
+  /* on the backend */
   float *hidden;         /* [masks][max_rows][hidden] */
   float *dense, *masked; /* [ROWS][V] logits */
-  float *p;              /* [ROWS][V] dense probabilities */
-  float *dense_rows;     /* [ROWS][hidden] on the backend */
+  float *dense_rows;     /* [ROWS][hidden] */
+  /* on the processor */
+  float *p;                       /* [ROWS][V] dense probabilities */
+  float *host_rows, *host_hidden; /* [ROWS][hidden] dense and under a mask */
+  float *host_dense;              /* [ROWS][V] copy of dense; NULL where the processor reads it */
   size_t max_rows, max_masks;
 } lk_evaluator;
 

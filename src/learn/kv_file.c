@@ -16,7 +16,7 @@ enum { HEADER_BYTES = 4096, VERSION = 1 };
 
 typedef struct header {
   char magic[8];
-  uint64_t version, key, block_bytes, checksum;
+  uint64_t version, key, n_bytes, checksum;
 } header;
 
 static const char MAGIC[8] = "LEANK-KV";
@@ -49,33 +49,35 @@ static char *file_path(const char *folder, uint64_t key) {
   return path;
 }
 
-static header make_header(uint64_t key, const unsigned char *block, size_t block_bytes) {
-  header h = {.version = VERSION, .key = key, .block_bytes = block_bytes};
+static header make_header(uint64_t key, const lk_kv_content *c) {
+  header h = {.version = VERSION, .key = key, .n_bytes = c->page_bytes + c->number_bytes};
   memcpy(h.magic, MAGIC, sizeof h.magic);
-  h.checksum = lk_hash(key, block, block_bytes);
+  h.checksum = lk_hash(lk_hash(key, c->pages, c->page_bytes), c->numbers, c->number_bytes);
   return h;
 }
 
-unsigned char *lk_kv_file_map(const char *folder, uint64_t key, size_t block_bytes, void **mapping,
-                              size_t *mapping_bytes) {
+unsigned char *lk_kv_file_map(const char *folder, uint64_t key, size_t page_bytes,
+                              size_t number_bytes, void **mapping, size_t *mapping_bytes) {
   char *path = file_path(folder, key);
   const int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
   struct stat st;
-  const size_t total = HEADER_BYTES + block_bytes;
+  const size_t total = HEADER_BYTES + page_bytes + number_bytes;
   void *p = MAP_FAILED;
   if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (size_t)st.st_size == total)
     p = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
   if (fd >= 0) close(fd);
   lk_free(path);
   if (p == MAP_FAILED) return NULL;
-  const header want = make_header(key, (unsigned char *)p + HEADER_BYTES, block_bytes);
+  unsigned char *pages = (unsigned char *)p + HEADER_BYTES;
+  const header want =
+      make_header(key, &(lk_kv_content){pages, page_bytes, pages + page_bytes, number_bytes});
   if (memcmp(p, &want, sizeof want) != 0) {
     munmap(p, total);
     return NULL;
   }
   *mapping = p;
   *mapping_bytes = total;
-  return (unsigned char *)p + HEADER_BYTES;
+  return pages;
 }
 
 void lk_kv_file_unmap(void *mapping, size_t mapping_bytes) { munmap(mapping, mapping_bytes); }
@@ -92,16 +94,18 @@ leank_status lk_kv_folder_check(const char *folder, leank_error *err) {
   return lk_fail(err, LEANK_E_IO, -1, "%s: cannot create files there: %s", folder, strerror(errno));
 }
 
-leank_status lk_kv_file_write(const char *folder, uint64_t key, const unsigned char *block,
-                              size_t block_bytes, leank_error *err) {
+leank_status lk_kv_file_write(const char *folder, uint64_t key, const lk_kv_content *content,
+                              leank_error *err) {
   leank_status status = LEANK_OK;
   char *path = file_path(folder, key);
   unsigned char *head = lk_alloc(LK_MEM_OTHER, HEADER_BYTES, 1);
   LK_FAIL_IF(!path || !head, err, LEANK_E_MEMORY, -1, "out of memory");
-  const header h = make_header(key, block, block_bytes);
+  const header h = make_header(key, content);
   memcpy(head, &h, sizeof h);
-  const lk_file_part parts[] = {{head, HEADER_BYTES}, {block, block_bytes}};
-  LK_TRY(lk_file_write_parts(path, parts, 2, err));
+  const lk_file_part parts[] = {{head, HEADER_BYTES},
+                                {content->pages, content->page_bytes},
+                                {content->numbers, content->number_bytes}};
+  LK_TRY(lk_file_write_parts(path, parts, 3, err));
 cleanup:
   lk_free(path);
   lk_free(head);

@@ -83,6 +83,8 @@ static leank_status check_kinds(const leank_learn_options *o, leank_error *err) 
   leank_status status = LEANK_OK;
   LK_FAIL_IF(o->align > MAX_ALIGN, err, LEANK_E_ARGUMENT, -1,
              "counts that are multiples of %zu: at most %d is possible", o->align, MAX_ALIGN);
+  LK_FAIL_IF(o->device != LEANK_DEVICE_CPU && o->device != LEANK_DEVICE_CUDA, err, LEANK_E_ARGUMENT,
+             -1, "unknown device %d", (int)o->device);
   LK_FAIL_IF(o->budget != LEANK_BUDGET_GLOBAL && o->budget != LEANK_BUDGET_PER_HEAD, err,
              LEANK_E_ARGUMENT, -1, "unknown budget %d", (int)o->budget);
   LK_TRY(lk_prefill_check_type(o->kv_type, err));
@@ -177,6 +179,9 @@ static leank_status open_backend(leank_learner *l, leank_error *err) {
     if (held_out > max_pages) max_pages = held_out;
   }
   const lk_backend_options options = {
+      .device = l->options.device,
+      .device_index = l->options.device_index,
+      .model = l->model,
       .kv_type = l->options.kv_type,
       .n_threads = l->options.n_threads,
       .cpu = l->options.cpu,
@@ -185,8 +190,9 @@ static leank_status open_backend(leank_learner *l, leank_error *err) {
       .max_pages = max_pages,
       .shape = {.n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim},
       .precise_attention = true};
-  const leank_status status = lk_model_check_cpu(l->model, err);
-  return status == LEANK_OK ? lk_backend_open_cpu(&options, &l->backend, err) : status;
+  const leank_status status =
+      options.device == LEANK_DEVICE_CPU ? lk_model_check_cpu(l->model, err) : LEANK_OK;
+  return status == LEANK_OK ? lk_backend_open(&options, &l->backend, err) : status;
 }
 
 /* Whether some row of the answer finds a middle. */
@@ -236,8 +242,9 @@ static leank_status open_arrays(leank_learner *l, leank_error *err) {
   l->hidden = lk_alloc(LK_MEM_OTHER, n_hidden, sizeof(float));
   l->dhidden = lk_alloc(LK_MEM_OTHER, n_hidden, sizeof(float));
   l->dhidden_device = l->backend->ops->alloc(l->backend, LK_MEM_SCRATCH, n_hidden * sizeof(float));
+  l->dweight_device = l->backend->ops->alloc(l->backend, LK_MEM_SCRATCH, n * sizeof(double));
   LK_FAIL_IF(!l->gradient || !l->dweight || !l->kept || !l->hidden || !l->dhidden ||
-                 !l->dhidden_device,
+                 !l->dhidden_device || !l->dweight_device,
              err, LEANK_E_MEMORY, -1, "out of memory");
   LK_TRY(lk_seen_mask_open(m, l->backend, &l->seen, err));
   for (size_t i = 0; i < n; i++) l->alpha[i] = 1;
@@ -301,6 +308,7 @@ void leank_learner_close(leank_learner **learner) {
   lk_prefill_close(&l->train);
   lk_prefill_close(&l->held_out);
   if (l->dhidden_device) l->backend->ops->free(l->backend, l->dhidden_device);
+  if (l->dweight_device) l->backend->ops->free(l->backend, l->dweight_device);
   if (l->backend) l->backend->ops->close(l->backend);
   leank_dataset_close(&l->train_set);
   leank_dataset_close(&l->held_out_set);

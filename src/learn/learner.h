@@ -27,6 +27,7 @@ struct leank_learner {
   size_t n_params;               /* L * Hk * D */
   float *alpha, *m, *v, *alpha1; /* [n_params], half order; alpha1: at the end of stage 1 */
   double *gradient, *dweight;    /* [n_params]; half order, the model's order */
+  double *dweight_device;        /* the same on the backend */
   uint8_t *kept;                 /* [n_params] half order */
   float *hidden, *dhidden;       /* [rows][hidden] host */
   float *dhidden_device;         /* the same on the backend */

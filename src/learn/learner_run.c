@@ -148,8 +148,11 @@ static leank_status gradient_of(leank_learner *l, lk_answer *const *batch, lk_sp
   const lk_seen seen = lk_seen_of(&l->seen, split);
   LK_TRY(lk_answer_forward(&l->pass, batch, l->options.batch, &seen, err));
   LK_TRY(distill(l, batch, loss, err));
-  memset(l->dweight, 0, l->n_params * sizeof *l->dweight);
-  LK_TRY(lk_answer_backward(&l->pass, l->dhidden_device, l->dweight, err));
+  lk_backend *be = l->backend;
+  const size_t n_bytes = l->n_params * sizeof *l->dweight;
+  be->ops->zero(be, l->dweight_device, n_bytes);
+  LK_TRY(lk_answer_backward(&l->pass, l->dhidden_device, l->dweight_device, err));
+  LK_TRY(be->ops->download(be, l->dweight, l->dweight_device, n_bytes, err));
   for (size_t i = 0; i < l->n_params; i++) {
     const size_t head = i / m->head_dim * m->head_dim;
     l->gradient[i] =

@@ -14,6 +14,7 @@ static size_t pages_of(size_t n_tokens) { return (n_tokens + P - 1) / P; }
 static size_t answer_rows(const leank_question *q) { return q->n_answer - 1; }
 static size_t question_tokens(const leank_question *q) { return q->n_prompt + answer_rows(q); }
 
+/* As every backend has it: wide pages hold all channels of K and V, without padding. */
 static size_t wide_page_bytes(const leank_model_info *info, leank_kv_type type) {
   return info->n_kv_heads * (lk_segment_k_bytes(type, LK_PAGE_WIDE, info->head_dim) +
                              lk_segment_v_bytes(type, LK_PAGE_WIDE, info->head_dim));
@@ -24,20 +25,24 @@ static size_t tail_pages(const leank_context *c, const leank_question *q) {
   return pages_of(c->n_tokens + question_tokens(q)) - c->n_tokens / P;
 }
 
-/* Answers are followed by a number each: whether the dense prompt gives their first token. */
 static size_t block_bytes(const leank_model_info *info, size_t page, const leank_context *c) {
-  size_t n_pages = pages_of(c->n_tokens), n_floats = 0;
-  for (size_t i = 0; i < c->n_questions; i++) {
-    n_pages += tail_pages(c, &c->questions[i]);
-    n_floats += answer_rows(&c->questions[i]) * info->hidden + 1;
-  }
-  return info->n_layers * n_pages * page + n_floats * sizeof(float);
+  size_t n_pages = pages_of(c->n_tokens);
+  for (size_t i = 0; i < c->n_questions; i++) n_pages += tail_pages(c, &c->questions[i]);
+  return info->n_layers * n_pages * page;
+}
+
+/* Answers are followed by a number each: whether the dense prompt gives their first token. */
+static size_t number_bytes(const leank_model_info *info, const leank_context *c) {
+  size_t n = 0;
+  for (size_t i = 0; i < c->n_questions; i++) n += answer_rows(&c->questions[i]) * info->hidden + 1;
+  return n * sizeof(float);
 }
 
 size_t lk_prefill_bytes(const leank_model_info *info, leank_kv_type kv_type, lk_contexts contexts) {
   size_t n = 0;
   for (size_t i = 0; i < contexts.n; i++)
-    n += block_bytes(info, wide_page_bytes(info, kv_type), &contexts.list[i]);
+    n += block_bytes(info, wide_page_bytes(info, kv_type), &contexts.list[i]) +
+         number_bytes(info, &contexts.list[i]);
   return n;
 }
 
@@ -79,7 +84,8 @@ static leank_status list_context(lk_prefill *p, size_t i, const leank_context *c
   lk_read_context *rc = &p->contexts[i];
   *rc = (lk_read_context){.context = c,
                           .n_pages = pages_of(c->n_tokens),
-                          .block_bytes = block_bytes(&p->model->info, p->page_bytes, c)};
+                          .block_bytes = block_bytes(&p->model->info, p->page_bytes, c),
+                          .number_bytes = number_bytes(&p->model->info, c)};
   rc->answers = lk_alloc(LK_MEM_OTHER, c->n_questions, sizeof *rc->answers);
   LK_FAIL_IF(!rc->answers, err, LEANK_E_MEMORY, -1, "out of memory");
   for (; rc->n_answers < c->n_questions; rc->n_answers++)
@@ -113,11 +119,14 @@ cleanup:
 
 void lk_prefill_drop(lk_prefill *p, size_t i) {
   lk_read_context *rc = &p->contexts[i];
-  if (rc->mapping)
+  if (rc->mapping) {
     lk_kv_file_unmap(rc->mapping, rc->mapping_bytes);
-  else if (rc->block)
-    p->backend->ops->free(p->backend, rc->block);
+  } else {
+    if (rc->block) p->backend->ops->free(p->backend, rc->block);
+    lk_free(rc->numbers);
+  }
   rc->block = NULL;
+  rc->numbers = NULL;
   rc->mapping = NULL;
 }
 
@@ -143,20 +152,21 @@ lk_layer_view lk_answer_view(const lk_prefill *p, const lk_answer *a, size_t lay
 
 /* ---- reading ---- */
 
-/* Points every answer into the block. */
+/* Points every answer into the block and the numbers. */
 static void lay_out(const lk_prefill *p, lk_read_context *rc) {
   unsigned char *at = rc->block + p->model->info.n_layers * rc->n_pages * p->page_bytes;
   for (size_t i = 0; i < rc->n_answers; i++) {
     rc->answers[i].tail = at;
     at += p->model->info.n_layers * rc->answers[i].n_tail * p->page_bytes;
   }
+  float *hidden = rc->numbers;
   for (size_t i = 0; i < rc->n_answers; i++) {
-    rc->answers[i].hidden = (float *)(void *)at;
-    at += rc->answers[i].n_rows * p->model->info.hidden * sizeof(float);
+    rc->answers[i].hidden = hidden;
+    hidden += rc->answers[i].n_rows * p->model->info.hidden;
   }
 }
 
-/* [n_answers] behind everything else: 1 where the first token is right. */
+/* [n_answers] behind the hidden states: 1 where the first token is right. */
 static float *flags_of(const lk_prefill *p, const lk_read_context *rc) {
   const lk_answer *last = &rc->answers[rc->n_answers - 1];
   return last->hidden + last->n_rows * p->model->info.hidden;
@@ -332,6 +342,66 @@ cleanup:
   return status;
 }
 
+static leank_status open_block(const lk_prefill *p, lk_read_context *rc, leank_error *err) {
+  rc->block = p->backend->ops->alloc(p->backend, LK_MEM_DENSE, rc->block_bytes);
+  rc->numbers = lk_alloc(LK_MEM_DENSE, rc->number_bytes, 1);
+  if (rc->block && rc->numbers) return LEANK_OK;
+  return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory: %zu bytes for the K and V of a context",
+                 rc->block_bytes + rc->number_bytes);
+}
+
+/* What an earlier run has left, if it has: used where it is mapped, or copied to a device. */
+static leank_status read_file(const lk_prefill *p, lk_read_context *rc, const char *folder,
+                              uint64_t key, leank_error *err) {
+  leank_status status = LEANK_OK;
+  void *mapping = NULL;
+  size_t n_bytes = 0;
+  unsigned char *pages =
+      lk_kv_file_map(folder, key, rc->block_bytes, rc->number_bytes, &mapping, &n_bytes);
+  if (!pages) return LEANK_OK;
+  if (p->backend->ops->on_host) {
+    rc->block = pages;
+    rc->numbers = (float *)(void *)(pages + rc->block_bytes);
+    rc->mapping = mapping;
+    rc->mapping_bytes = n_bytes;
+    return LEANK_OK;
+  }
+  LK_TRY(open_block(p, rc, err));
+  p->backend->ops->upload(p->backend, rc->block, pages, rc->block_bytes);
+  memcpy(rc->numbers, pages + rc->block_bytes, rc->number_bytes);
+cleanup:
+  lk_kv_file_unmap(mapping, n_bytes);
+  return status;
+}
+
+/* Memory that a file stands for is given back on the processor. */
+static leank_status write_file(lk_prefill *p, size_t i, const char *folder, uint64_t key,
+                               leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_backend *be = p->backend;
+  lk_read_context *rc = &p->contexts[i];
+  unsigned char *copy = NULL;
+  lk_kv_content content = {rc->block, rc->block_bytes, (const unsigned char *)rc->numbers,
+                           rc->number_bytes};
+  if (!be->ops->on_host) {
+    content.pages = copy = lk_alloc(LK_MEM_PREFILL, rc->block_bytes, 1);
+    LK_FAIL_IF(!copy, err, LEANK_E_MEMORY, -1, "out of memory to write %zu bytes of K and V",
+               rc->block_bytes);
+    LK_TRY(be->ops->download(be, copy, rc->block, rc->block_bytes, err));
+  }
+  LK_TRY(lk_kv_file_write(folder, key, &content, err));
+  if (be->ops->on_host) {
+    const lk_read_context held = *rc;
+    LK_TRY(read_file(p, rc, folder, key, err));
+    if (!rc->mapping) goto cleanup;
+    be->ops->free(be, held.block);
+    lk_free(held.numbers);
+  }
+cleanup:
+  lk_free(copy);
+  return status;
+}
+
 leank_status lk_prefill_read(lk_prefill *p, size_t i, const lk_prefill_options *o,
                              leank_error *err) {
   leank_status status = LEANK_OK;
@@ -339,24 +409,12 @@ leank_status lk_prefill_read(lk_prefill *p, size_t i, const lk_prefill_options *
   if (rc->block) return LEANK_OK;
   const uint64_t key =
       o->cache_folder ? lk_kv_file_key(p->model, p->backend, p->kv_type, rc->context) : 0;
-  if (o->cache_folder)
-    rc->block =
-        lk_kv_file_map(o->cache_folder, key, rc->block_bytes, &rc->mapping, &rc->mapping_bytes);
+  if (o->cache_folder) LK_TRY(read_file(p, rc, o->cache_folder, key, err));
   if (!rc->block) {
-    rc->block = p->backend->ops->alloc(p->backend, LK_MEM_DENSE, rc->block_bytes);
-    LK_FAIL_IF(!rc->block, err, LEANK_E_MEMORY, -1,
-               "out of memory: %zu bytes for the K and V of a context", rc->block_bytes);
+    LK_TRY(open_block(p, rc, err));
     lay_out(p, rc);
     LK_TRY(compute(p, rc, o, err));
-    if (o->cache_folder) {
-      LK_TRY(lk_kv_file_write(o->cache_folder, key, rc->block, rc->block_bytes, err));
-      unsigned char *mapped =
-          lk_kv_file_map(o->cache_folder, key, rc->block_bytes, &rc->mapping, &rc->mapping_bytes);
-      if (mapped) {
-        p->backend->ops->free(p->backend, rc->block);
-        rc->block = mapped;
-      }
-    }
+    if (o->cache_folder) LK_TRY(write_file(p, i, o->cache_folder, key, err));
   }
   lay_out(p, rc);
   for (size_t j = 0; j < rc->n_answers; j++) rc->answers[j].first_right = flags_of(p, rc)[j] > 0;

@@ -1,12 +1,12 @@
 /* Contexts read once: the dense K and V of a data set's prompts, and the dense hidden states of its
  * answer rows. Nothing here depends on a mask, so all of learning starts from it.
  *
- * A context's pages lie in one block, in memory or mapped from a file of the cache folder:
- *   pages  [L][n_pages]  wide pages of the context's tokens
- *   and per question
- *   tail   [L][n_tail]   pages from the one on in which the context ends: the question, and room
- * for the answer rows, which every pass writes anew hidden [n_rows][hidden] of the answer rows,
- * dense, after the last norm. */
+ * A context's pages lie in one block of the backend's memory, on the processor perhaps mapped from
+ * a file of the cache folder: pages  [L][n_pages]  wide pages of the context's tokens and per
+ * question tail   [L][n_tail]   pages from the one on in which the context ends: the question, and
+ * room for the answer rows, which every pass writes anew. Beside them, in the processor's memory,
+ * [n_rows][hidden] of each question's answer rows, dense, after the last norm; then one number per
+ * question (see flags_of). */
 #ifndef LK_LEARN_PREFILL_H
 #define LK_LEARN_PREFILL_H
 
@@ -22,8 +22,8 @@ typedef struct lk_answer {
   size_t n_rows;    /* rows of the answer: every token of it but the last is an input */
   size_t first_pos; /* of the first of them */
   size_t first_page, n_tail;
-  unsigned char *tail;  /* [L][n_tail] pages */
-  float *hidden;        /* [n_rows][hidden] */
+  unsigned char *tail;  /* [L][n_tail] pages, backend memory */
+  float *hidden;        /* [n_rows][hidden], host memory */
   lk_page_entry *table; /* [first_page + n_tail]: wide = the context's pages, stage = the tail */
   bool first_right;     /* the prompt's last row, dense, gives the answer's first token */
   const struct lk_read_context *context;
@@ -32,9 +32,11 @@ typedef struct lk_answer {
 typedef struct lk_read_context {
   const leank_context *context;
   size_t n_pages;
-  unsigned char *block; /* pages, tails, hidden states, flags */
+  unsigned char *block; /* pages, tails; backend memory */
   size_t block_bytes;
-  void *mapping; /* where the block lies in a mapped file, its beginning; else NULL */
+  float *numbers; /* hidden states, flags; host memory */
+  size_t number_bytes;
+  void *mapping; /* where both lie in a mapped file, its beginning; else NULL */
   size_t mapping_bytes;
   lk_answer *answers; /* [n_questions] */
   size_t n_answers;
@@ -72,7 +74,7 @@ static inline lk_contexts lk_contexts_of(const leank_dataset *dataset) {
   return (lk_contexts){leank_dataset_get(dataset, 0), leank_dataset_n_contexts(dataset)};
 }
 
-/* Bytes of K and V of contexts with this model: what the blocks will take. */
+/* Bytes of contexts with this model: K and V, and the numbers beside them. */
 size_t lk_prefill_bytes(const leank_model_info *info, leank_kv_type kv_type, lk_contexts contexts);
 /* Pages of the longest prompt with its answer. */
 size_t lk_prefill_max_pages(lk_contexts contexts);

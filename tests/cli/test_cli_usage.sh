@@ -49,6 +49,12 @@ for command in info 'bench decode' 'bench attention'; do
 done
 leank run "$model" -p x --device cuda:x
 expect_failure 2 '.--device is cpu, cuda or cuda:N'
+leank learn "$model" -o "$work/mask" --device cuda:x
+expect_failure 2 '.--device is cpu, cuda or cuda:N'
+leank learn "$model" -o "$work/mask" --device cuda --lengths 1k,1k --contexts 1
+expect_failure 1 'CUDA'
+leank mask compare "$model" "$work/mask" --device gpu
+expect_failure 2 '.--device is cpu, cuda or cuda:N'
 
 # ---- wrong usage: 2 ----
 leank fly

@@ -18,11 +18,14 @@ leank_question lk_fixture_question(const leank_token *tokens, size_t n_prompt, s
                           .n_text = n_rows + 1};
 }
 
-static void read_context(lk_answer_fixture *f, leank_kv_type type, size_t n_threads) {
+static void read_context(lk_answer_fixture *f, leank_kv_type type, size_t n_threads,
+                         leank_device device) {
   leank_error err = {0};
   const leank_model_info *m = leank_model_get_info(f->model);
   const lk_contexts contexts = {&f->context, 1};
   const lk_backend_options options = {
+      .device = device,
+      .model = f->model,
       .kv_type = type,
       .n_threads = n_threads,
       .cpu = lk_test_cpu(),
@@ -32,20 +35,26 @@ static void read_context(lk_answer_fixture *f, leank_kv_type type, size_t n_thre
       .shape = {.n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim},
       .precise_attention = true};
   const lk_prefill_options prefill = {.chunk = 128};
-  lk_assert_ok(lk_backend_open_cpu(&options, &f->backend, &err), &err);
+  lk_assert_ok(lk_backend_open(&options, &f->backend, &err), &err);
   lk_assert_ok(lk_prefill_open(f->model, f->backend, type, contexts, &f->prefill, &err), &err);
   lk_assert_ok(lk_prefill_read(&f->prefill, 0, &prefill, &err), &err);
 }
 
 void lk_answer_fixture_open(lk_answer_fixture *f, const leank_model *model,
                             const leank_context *context, leank_kv_type type, size_t n_threads) {
+  lk_answer_fixture_open_on(f, model, context, type, n_threads, LEANK_DEVICE_CPU);
+}
+
+void lk_answer_fixture_open_on(lk_answer_fixture *f, const leank_model *model,
+                               const leank_context *context, leank_kv_type type, size_t n_threads,
+                               leank_device device) {
   leank_error err = {0};
   const leank_model_info *m = leank_model_get_info(model);
   *f = (lk_answer_fixture){.model = model,
                            .context = *context,
                            .n_answers = context->n_questions,
                            .n_params = m->n_layers * m->n_kv_heads * m->head_dim};
-  read_context(f, type, n_threads);
+  read_context(f, type, n_threads, device);
   f->answers = test_calloc(f->n_answers, sizeof(lk_answer *));
   for (size_t i = 0; i < f->n_answers; i++) {
     f->answers[i] = &f->prefill.contexts[0].answers[i];
@@ -77,24 +86,46 @@ void lk_fixture_to_half(const lk_answer_fixture *f, const double *dweight, doubl
     gradient[i] = dweight[i / d * d + lk_channel_from_half(m->order, d, i % d)];
 }
 
+/* The gradient of those hidden states, on the backend; adds up the loss. */
+static void loss_of(lk_answer_fixture *f, lk_answer *const *answers, size_t n, double *loss,
+                    float *dhidden) {
+  leank_error err = {0};
+  const size_t hidden = leank_model_get_info(f->model)->hidden, n_hidden = f->pass.n_rows * hidden;
+  const float *got = NULL;
+  float *host = test_calloc(n_hidden, sizeof *host);
+  size_t at = 0;
+  lk_assert_ok(f->backend->ops->to_host(f->backend, f->pass.forward.norm, n_hidden, &got, &err),
+               &err);
+  for (size_t i = 0; i < n; i++)
+    for (size_t c = 0; c < answers[i]->n_rows * hidden; c++, at++) {
+      const double d = (double)got[at] - (double)answers[i]->hidden[c];
+      *loss += d * d / (double)n_hidden;
+      host[at] = (float)(2 * d / (double)n_hidden);
+    }
+  f->backend->ops->upload(f->backend, dhidden, host, n_hidden * sizeof *host);
+  lk_assert_ok(f->backend->ops->wait(f->backend, &err), &err);
+  test_free(host);
+}
+
 double lk_fixture_loss(lk_answer_fixture *f, lk_answer *const *answers, size_t n, lk_split split,
                        double *gradient) {
   leank_error err = {0};
-  const size_t hidden = leank_model_get_info(f->model)->hidden;
+  lk_backend *be = f->backend;
+  double loss = 0;
   lk_fixture_forward(f, answers, n, split);
-  const size_t n_hidden = f->pass.n_rows * hidden;
-  float *dhidden = test_calloc(n_hidden, sizeof *dhidden);
-  double *dweight = test_calloc(f->n_params, sizeof *dweight), loss = 0;
-  size_t at = 0;
-  for (size_t i = 0; i < n; i++)
-    for (size_t c = 0; c < answers[i]->n_rows * hidden; c++, at++) {
-      const double d = (double)f->pass.forward.norm[at] - (double)answers[i]->hidden[c];
-      loss += d * d / (double)n_hidden;
-      dhidden[at] = (float)(2 * d / (double)n_hidden);
-    }
+  const size_t n_hidden = f->pass.n_rows * leank_model_get_info(f->model)->hidden;
+  const size_t n_bytes = f->n_params * sizeof(double);
+  float *dhidden = be->ops->alloc(be, LK_MEM_SCRATCH, n_hidden * sizeof *dhidden);
+  double *dweight = be->ops->alloc(be, LK_MEM_SCRATCH, n_bytes);
+  double *host = test_calloc(f->n_params, sizeof *host);
+  assert_true(dhidden && dweight);
+  loss_of(f, answers, n, &loss, dhidden);
+  be->ops->zero(be, dweight, n_bytes);
   lk_assert_ok(lk_answer_backward(&f->pass, dhidden, dweight, &err), &err);
-  lk_fixture_to_half(f, dweight, gradient);
-  test_free(dhidden);
-  test_free(dweight);
+  lk_assert_ok(be->ops->download(be, host, dweight, n_bytes, &err), &err);
+  lk_fixture_to_half(f, host, gradient);
+  be->ops->free(be, dhidden);
+  be->ops->free(be, dweight);
+  test_free(host);
   return loss;
 }

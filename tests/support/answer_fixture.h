@@ -24,6 +24,10 @@ leank_question lk_fixture_question(const leank_token *tokens, size_t n_prompt, s
  * test. The fixture must not be moved. */
 void lk_answer_fixture_open(lk_answer_fixture *f, const leank_model *model,
                             const leank_context *context, leank_kv_type type, size_t n_threads);
+/* On a device. */
+void lk_answer_fixture_open_on(lk_answer_fixture *f, const leank_model *model,
+                               const leank_context *context, leank_kv_type type, size_t n_threads,
+                               leank_device device);
 void lk_answer_fixture_close(lk_answer_fixture *f);
 
 /* Forward through n answers under f->seen: hidden states are in f->pass.forward.norm. */
