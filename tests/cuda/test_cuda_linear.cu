@@ -356,11 +356,120 @@ static void test_many(lk_cuda_device *dev) {
   printf("many: %zu checks so far\n", n_checks);
 }
 
+/* ---- learning ---- */
+
+/* Two parts of the inputs leave 2^-16 of them; the small product's own error is lost in the bound
+ * of the large one, and so is its rounding before the large one is added. */
+static double precise_bound(size_t n_sum) {
+  return 0x1p-16 + (std::ceil((double)n_sum / 16) + 9) * 0x1p-20;
+}
+
+static void test_precise(lk_cuda_device *dev) {
+  static const size_t n_outs[] = {896, 256, 1535};
+  for (size_t n_rows : {1, 5, 77, 333})
+    for (size_t n_in : {48, 1536, 8960}) {
+      product p[3];
+      lk_cuda_linear job = {};
+      for (int kind = 0; kind < 4; kind++) {
+        const bool bias = kind & 1, add = kind & 2;
+        for (size_t i = 0; i < 3; i++) {
+          if (kind == 0) p[i] = product_new(n_outs[i], n_in, n_rows, i ? p[0].x : NULL);
+          reset_y(&p[i], add);
+          job.parts[i] = part_of(&p[i], bias, add);
+        }
+        job.n_parts = 3;
+        job.n_in = (uint32_t)n_in;
+        job.x = p[0].x;
+        job.n_rows = n_rows;
+        lk_cuda_linear_precise(dev, &job);
+        check_device(dev, "linear_precise");
+        for (size_t i = 0; i < 3; i++)
+          check_product(&p[i], n_rows, bias, add, precise_bound(n_in), "precise");
+      }
+      for (size_t i = 0; i < 3; i++) product_free(&p[i], i == 0);
+    }
+  printf("precise: %zu checks so far\n", n_checks);
+}
+
+/* sum and magnitude [n_rows][n_in] of dy w. */
+static __global__ void oracle_backward_kernel(const uint16_t *w, const float *dy, size_t n_out,
+                                              size_t n_in, size_t n_rows, double *sum,
+                                              double *magnitude) {
+  const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n_rows * n_in) return;
+  double s = 0, m = 0;
+  for (size_t o = 0; o < n_out; o++) {
+    const uint32_t bits = (uint32_t)w[o * n_in + i % n_in] << 16;
+    const double term = (double)__uint_as_float(bits) * (double)dy[i / n_in * n_out + o];
+    s += term;
+    m += fabs(term);
+  }
+  sum[i] = s;
+  magnitude[i] = m;
+}
+
+static void test_backward_shape(lk_cuda_device *dev, size_t n_out, size_t n_in, size_t n_rows) {
+  std::vector<uint16_t> w(n_out * n_in);
+  std::vector<float> dy(n_rows * n_out), before(n_rows * n_in + N_GUARD), dx(before.size());
+  for (uint16_t &v : w) v = lk_f32_to_bf16(random_float(&seed));
+  for (float &v : dy) v = ldexpf(random_float(&seed), (int)(random_bits(&seed) % 12) - 6);
+  for (float &v : before) v = random_float(&seed);
+  const size_t n = n_rows * n_in;
+  uint16_t *device_w = (uint16_t *)device_bytes(w.size() * sizeof *device_w);
+  to_device(device_w, w.data(), w.size() * sizeof *device_w);
+  float *device_dy = upload_floats(dy), *device_dx = upload_floats(before);
+  double *sums = (double *)device_bytes(2 * n * sizeof *sums);
+  std::vector<double> exact(2 * n);
+  oracle_backward_kernel<<<lk_cuda_blocks(n, 128), 128>>>(device_w, device_dy, n_out, n_in, n_rows,
+                                                          sums, sums + n);
+  from_device(exact.data(), sums, 2 * n * sizeof *sums);
+  for (int add = 0; add < 2; add++) {
+    to_device(device_dx, before.data(), before.size() * sizeof *device_dx);
+    if (!add) must(cudaMemset(device_dx, 0xff, n * sizeof *device_dx), "memset");
+    lk_cuda_linear_grad job = {};
+    job.w = device_w;
+    job.dy = device_dy;
+    job.dx = device_dx;
+    job.n_rows = n_rows;
+    job.n_out = (uint32_t)n_out;
+    job.n_in = (uint32_t)n_in;
+    job.add = add != 0;
+    lk_cuda_linear_backward(dev, &job);
+    check_device(dev, "linear_backward");
+    from_device(dx.data(), device_dx, dx.size() * sizeof *device_dx);
+    size_t n_wrong = 0;
+    for (size_t i = 0; i < n; i++) {
+      const double was = add ? before[i] : 0;
+      const double limit =
+          precise_bound(n_out) * exact[n + i] + 0x1p-23 * (exact[n + i] + std::fabs(was));
+      if (!(std::fabs(dx[i] - (exact[i] + was)) <= limit)) n_wrong++;
+    }
+    check(n_wrong == 0, "backward %zux%zu, %zu rows, add %d: %zu wrong", n_out, n_in, n_rows, add,
+          n_wrong);
+    check(memcmp(&dx[n], &before[n], N_GUARD * sizeof dx[0]) == 0, "backward wrote behind dx");
+  }
+  cudaFree(device_w);
+  cudaFree(device_dy);
+  cudaFree(device_dx);
+  cudaFree(sums);
+}
+
+static void test_backward(lk_cuda_device *dev) {
+  for (size_t n_rows : {1, 5, 77, 333}) {
+    test_backward_shape(dev, 48, 96, n_rows);
+    test_backward_shape(dev, 256, 1536, n_rows);
+    test_backward_shape(dev, 8960, 1536, n_rows);
+    test_backward_shape(dev, 1536, 8960, n_rows);
+  }
+  printf("backward: %zu checks so far\n", n_checks);
+}
+
 /* More shapes than are remembered: plans are made anew. */
 static void test_many_shapes(lk_cuda_device *dev) {
-  product p = product_new(64, 64, 300, NULL);
+  enum { MOST = 1100 };
+  product p = product_new(64, 64, MOST, NULL);
   for (int round = 0; round < 2; round++)
-    for (size_t n_rows = 1; n_rows <= 300; n_rows += 2) {
+    for (size_t n_rows = 1; n_rows <= MOST; n_rows += 2) {
       lk_cuda_linear job = {};
       job.parts[0] = part_of(&p, true, false);
       job.n_parts = 1;
@@ -708,7 +817,7 @@ int main(int argc, char **argv) {
   lk_cuda_device dev = open_device();
   const bool timed = argc > 1 && strcmp(argv[1], "--bench") == 0;
   leank_error err = {};
-  if (lk_cuda_reserve(&dev, timed ? 2048 : 333, MOST_IN, &err) != LEANK_OK) {
+  if (lk_cuda_reserve(&dev, timed ? 2048 : 666, MOST_IN, &err) != LEANK_OK) {
     printf("%s\n", err.message);
     return 1;
   }
@@ -721,6 +830,8 @@ int main(int argc, char **argv) {
     test_few_beside_nan(&dev);
     test_few_after_nan(&dev);
     test_many(&dev);
+    test_precise(&dev);
+    test_backward(&dev);
     test_many_shapes(&dev);
     test_recorded(&dev);
     test_few_chain(&dev);

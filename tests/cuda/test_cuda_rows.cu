@@ -132,6 +132,76 @@ static void test_swiglu(lk_cuda_device *dev, size_t n) {
   check(device_gate.get(dev) == out.get(dev), "swiglu of %zu in place", n);
 }
 
+/* With s as in rms_norm and A = s^2 mean |dy w x|, which bounds what is taken off x: the sum of
+ * products rounds as that of squares does, and twice more a term; s enters three times in all. The
+ * result is added to what was there. */
+static void test_rms_norm_backward(lk_cuda_device *dev, size_t n, size_t n_rows) {
+  const float eps = 1e-5f;
+  const std::vector<float> x = normals(n_rows * n, 3), w = normals(n, 1);
+  const std::vector<float> dy = normals(n_rows * n, 2), before = normals(n_rows * n, 1);
+  buffer<float> device_x(x), device_w(w), device_dy(dy), dx(before), one(before);
+  lk_cuda_rms_norm_backward(dev, device_x.p, n_rows, n, device_w.p, eps, device_dy.p, dx.p);
+  const std::vector<float> got = dx.get(dev);
+  std::vector<double> want, bound;
+  const double terms = (double)(n / 256 + 1 + 13 + 3), scale_error = terms / 2 + 4;
+  for (size_t r = 0; r < n_rows; r++) {
+    double squares = 0, products = 0, sizes = 0;
+    for (size_t i = 0; i < n; i++) {
+      const double a = x[r * n + i], term = (double)dy[r * n + i] * w[i] * a;
+      squares += a * a;
+      products += term;
+      sizes += std::fabs(term);
+    }
+    const double s = 1 / std::sqrt(squares / (double)n + eps), mean = s * s / (double)n;
+    for (size_t i = 0; i < n; i++) {
+      const double a = x[r * n + i], b = (double)w[i] * dy[r * n + i];
+      const double added = s * (b - a * mean * products), was = before[r * n + i];
+      const double size = s * (std::fabs(b) * (scale_error + 3) +
+                               std::fabs(a) * mean * sizes * (3 * scale_error + terms + 5));
+      want.push_back(was + added);
+      bound.push_back(1.01 * u * (size + std::fabs(was) + std::fabs(added)) + least);
+    }
+  }
+  check_near(got, want, bound, "rms_norm_backward", n);
+  const size_t last = (n_rows - 1) * n;
+  lk_cuda_rms_norm_backward(dev, device_x.p + last, 1, n, device_w.p, eps, device_dy.p + last,
+                            one.p + last);
+  check(memcmp(one.get(dev).data() + last, got.data() + last, n * sizeof(float)) == 0,
+        "rms_norm_backward of %zu: a row by itself", n);
+}
+
+/* p and 1 - p err by 10 u (swiglu), g (1 - p) by 11 u of itself: dgate by 26 u of p (1 + |g (1 -
+ * p)|) |up dout|, dup by 13 u; where e is denormal, by a few steps of 2^-149 of what it is
+ * multiplied with. */
+static void test_swiglu_backward(lk_cuda_device *dev, size_t n) {
+  std::vector<float> gate = normals(n, 5), up = normals(n, 2), dout = normals(n, 1);
+  const float edges[] = {0.0f, -0.0f, 88, -88, -100, 200, -200, 1e30f, -1e30f};
+  for (size_t i = 0; i < sizeof edges / sizeof *edges && i < n; i++) gate[n - 1 - i] = edges[i];
+  std::vector<double> want[2], bound[2];
+  for (size_t i = 0; i < n; i++) {
+    const double g = gate[i], e = std::exp(-std::fabs(g)), ud = (double)up[i] * dout[i];
+    const double p = (g < 0 ? e : 1) / (1 + e), rest = (g < 0 ? 1 : e) / (1 + e);
+    want[0].push_back(p * (1 + g * rest) * ud);
+    bound[0].push_back(p * (1 + std::fabs(g * rest)) * std::fabs(ud) * 26 * u +
+                       std::fabs(ud) * (1 + std::fabs(g)) * 0x1p-147 + least);
+    want[1].push_back(g * p * dout[i]);
+    bound[1].push_back(std::fabs(want[1][i]) * 13 * u + std::fabs(g * dout[i]) * 0x1p-147 + least);
+  }
+  buffer<float> device_gate(gate), device_up(up), device_dout(dout), dgate(n), dup(n);
+  lk_cuda_swiglu_backward(dev, device_gate.p, device_up.p, n, device_dout.p, dgate.p, dup.p);
+  const std::vector<float> got[2] = {dgate.get(dev), dup.get(dev)};
+  check_near(got[0], want[0], bound[0], "swiglu_backward (gate)", n);
+  check_near(got[1], want[1], bound[1], "swiglu_backward (up)", n);
+  lk_cuda_swiglu_backward(dev, device_gate.p, device_up.p, n, device_dout.p, device_dout.p, dup.p);
+  check(device_dout.get(dev) == got[0] && dup.get(dev) == got[1],
+        "swiglu_backward of %zu: dgate is dout", n);
+  device_dout.put(dout);
+  lk_cuda_swiglu_backward(dev, device_gate.p, device_up.p, n, device_dout.p, device_gate.p,
+                          device_up.p);
+  check(device_gate.get(dev) == got[0] && device_up.get(dev) == got[1],
+        "swiglu_backward of %zu: dgate is gate, dup is up", n);
+}
+
 static int32_t argmax_on_host(const float *x, size_t n) {
   size_t best = n;
   for (size_t i = 0; i < n; i++)
@@ -204,7 +274,9 @@ int main() {
   }
   for (const bool pairs : {false, true})
     for (size_t d = 64; d <= 128; d += 64) test_rope(&dev, d, 5, 37, pairs);
+  for (const size_t n : {1, 3, 64, 896, 1023, 3584, 18944}) test_rms_norm_backward(&dev, n, 5);
   for (const size_t n : {1, 9, 255, 100000}) test_swiglu(&dev, n);
+  for (const size_t n : {1, 9, 255, 100000}) test_swiglu_backward(&dev, n);
   for (const size_t n : {1, 2, 31, 1000, 1024, 1025, 151936}) test_argmax(&dev, n);
   test_random(&dev, 100001, 0.05f, 0);
   test_random(&dev, 4096, 1.0f, 0xfedcba9876543210u);

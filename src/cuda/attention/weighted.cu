@@ -36,7 +36,7 @@ enum { UNSEEN = 0, IN_FULL, WEIGHTED };
 
 static __host__ __device__ __forceinline__ uint32_t run_pages(uint64_t n_pages) {
   const uint64_t n = (n_pages + MAX_RUNS - 1) / MAX_RUNS;
-  return n < MIN_RUN ? MIN_RUN : (uint32_t)n;
+  return n < MIN_RUN ? (uint32_t)MIN_RUN : (uint32_t)n;
 }
 static __host__ __device__ __forceinline__ uint32_t n_runs(uint64_t n_pages) {
   const uint32_t per_run = run_pages(n_pages);
