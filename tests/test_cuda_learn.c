@@ -177,8 +177,7 @@ static void test_reports_are_the_cpus(void **state) {
 
 /* ---- what must not matter ---- */
 
-static void test_runs_go_on(void **state) {
-  (void)state;
+static void check_going_on(void) {
   leank_learn_options o = small(LEANK_DEVICE_CUDA);
   leank_mask *want = lk_learn_must(model, &o, NULL), *got = NULL;
   leank_error err = {0};
@@ -197,6 +196,11 @@ static void test_runs_go_on(void **state) {
     leank_mask_close(&got);
   }
   leank_mask_close(&want);
+}
+
+static void test_runs_go_on(void **state) {
+  (void)state;
+  check_going_on();
 }
 
 /* From files, where nothing is computed; from memory; and the CPU does not take a device's files.
@@ -223,6 +227,21 @@ static void test_contexts_come_from_files(void **state) {
   leank_mask_close(&cpu);
   leank_mask_close(&want);
   lk_folder_empty(CACHE);
+}
+
+/* ---- this machine's own device, where the library is found and there is one ---- */
+
+static void test_the_own_device(void **state) {
+  size_t n;
+  lk_cuda_library_replace(NULL);
+  const bool is_there = leank_cuda_devices(NULL, 0, &n, NULL) == LEANK_OK;
+  if (is_there) {
+    test_masks_are_the_cpus(state);
+    test_reports_are_the_cpus(state);
+    check_going_on();
+  }
+  lk_cuda_library_replace(lk_cuda_mock_api());
+  if (!is_there) skip();
 }
 
 /* ---- failures ---- */
@@ -288,13 +307,10 @@ static void test_what_a_device_cannot_do(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      ON_MOCK(test_masks_are_the_cpus),
-      ON_MOCK(test_reports_are_the_cpus),
-      ON_MOCK(test_runs_go_on),
-      ON_MOCK(test_contexts_come_from_files),
-      ON_MOCK(test_launches_that_fail),
-      ON_MOCK(test_memory_that_is_short),
-      ON_MOCK(test_what_a_device_cannot_do),
+      ON_MOCK(test_masks_are_the_cpus),   ON_MOCK(test_reports_are_the_cpus),
+      ON_MOCK(test_runs_go_on),           ON_MOCK(test_contexts_come_from_files),
+      ON_MOCK(test_the_own_device),       ON_MOCK(test_launches_that_fail),
+      ON_MOCK(test_memory_that_is_short), ON_MOCK(test_what_a_device_cannot_do),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -185,6 +185,14 @@ static void a_device_agrees_with_autograd(void **state) {
   lk_cuda_library_replace(NULL);
 }
 
+/* This machine's own, where the library is found and there is one. */
+static void the_own_device_agrees_with_autograd(void **state) {
+  (void)state;
+  size_t n;
+  if (leank_cuda_devices(NULL, 0, &n, NULL) != LEANK_OK) skip();
+  for (size_t i = 0; i < N_CASES; i++) check_case(cases[i], LEANK_KV_BF16, LEANK_DEVICE_CUDA, 2e-2);
+}
+
 /* Threads change nothing, bit for bit. */
 static void threads_do_not_matter(void **state) {
   (void)state;
@@ -207,6 +215,7 @@ int main(void) {
       cmocka_unit_test(fp32_agrees_with_autograd),
       cmocka_unit_test(bf16_agrees_with_autograd),
       cmocka_unit_test(a_device_agrees_with_autograd),
+      cmocka_unit_test(the_own_device_agrees_with_autograd),
       cmocka_unit_test(threads_do_not_matter),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

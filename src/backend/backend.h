@@ -261,8 +261,9 @@ typedef struct lk_backend_options {
   size_t max_cols;     /* most columns of a weight matrix */
   size_t max_pages;    /* most pages of a table */
   lk_attn_shape shape;
-  bool precise_attention; /* queries and probabilities stay fp32, whatever is fastest: the gradient
-                             of a small loss is lost in their rounding */
+  bool precise_attention; /* queries and probabilities stay fp32 on the CPU, whatever is fastest:
+                             the gradient of a small loss is lost in their rounding. On CUDA those
+                             of attend_weighted always do, and room is made for precise products */
 } lk_backend_options;
 
 /* What pages, products and scratch take on a device: known before a backend is open there. */
