@@ -186,6 +186,8 @@ static answer attend_on_host(const problem &p, size_t i, size_t row, size_t head
   const size_t n_seen = (size_t)p.groups[i].first_pos + row + 1;
   const float *q = &p.q[((p.groups[i].first_row + row) * n_kv * p.what.per + head) * d];
   std::vector<double> logits(n_seen, -INFINITY);
+  std::vector<double> rounded(d);
+  for (size_t c = 0; c < d; c++) rounded[c] = round_element(p.what, q[c]);
   const mean_part mean = mean_on_host(p, i, q, h);
   answer a = {std::vector<double>(d, 0), std::vector<double>(d, 0), mean.size, 0};
   for (size_t t = 0; t < n_seen; t++) {
@@ -196,7 +198,7 @@ static answer attend_on_host(const problem &p, size_t i, size_t row, size_t head
     double sum = 0, size = 0;
     for (size_t j = 0; j < (lean ? kept.size() : d); j++) {
       const size_t c = lean ? kept[j] : j;
-      const double x = (double)round_element(p.what, q[c]) * k[c];
+      const double x = rounded[c] * k[c];
       sum += x;
       size += std::fabs(x);
     }

@@ -86,6 +86,8 @@ static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<d
   const uint32_t D = l.head_dim, h = hq / (l.n_heads / l.n_kv_heads);
   const size_t end = middle_end(l, s.n_tokens);
   const double scale = 1 / std::sqrt((double)D);
+  std::vector<double> q(D);
+  for (uint32_t c = 0; c < D; c++) q[c] = from_element(l, to_element(l, s.q[hq * D + c]));
   std::vector<double> x(s.n_tokens, -INFINITY), error(s.n_tokens, 0);
   const bool has_middle = end > l.n_sink, empty = l.channels[h].empty();
   const bool with_mean = has_middle && (empty ? l.means.for_empty : l.means.for_pruned);
@@ -102,7 +104,7 @@ static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<d
     const size_t n = in_middle ? l.channels[h].size() : D;
     for (size_t i = 0; i < n; i++) {
       const size_t c = in_middle ? l.channels[h][i] : i;
-      const double term = from_element(l, to_element(l, s.q[hq * D + c])) * from_element(l, k[c]);
+      const double term = q[c] * from_element(l, k[c]);
       sum += term;
       size += std::fabs(term);
     }
@@ -120,8 +122,9 @@ static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<d
     const uint16_t *v = &s.v[(j * l.n_kv_heads + h) * D];
     total += p;
     for (uint32_t c = 0; c < D; c++) {
-      (*out)[c] += p * from_element(l, v[c]);
-      size[c] += p * std::fabs(from_element(l, v[c]));
+      const double value = from_element(l, v[c]);
+      (*out)[c] += p * value;
+      size[c] += p * std::fabs(value);
     }
   }
   if (with_mean && empty) {
