@@ -535,6 +535,7 @@ static void test_the_machine_is_described(void **state) {
                      LEANK_OK);
     assert_int_equal(cpu.level, level);
     assert_int_equal(cpu.detected, lk_cpu_detect());
+    assert_true(cpu.free_bytes > 0);
     assert_true(cpu.n_processors >= 1 && cpu.n_features <= LEANK_CPU_MAX_FEATURES);
     assert_non_null(strstr(cpu.kernels, "attend: attend_bf16_"));
     assert_non_null(strstr(cpu.kernels, "matvec Q4_K: matvec_"));

@@ -300,6 +300,8 @@ static void check_fill(const leank_model *m, const leank_mask *mask, size_t n, l
   leank_error err = {0};
   leank_memory one, all;
   float want[V], got[V];
+  leank_session_get_memory(packed, &one);
+  assert_int_equal(one.prefill_scratch, leank_session_get_plan(packed)->turn_reserved);
   lk_assert_ok(leank_session_fill_random(dense, 1, &seqs[1], n, &err), &err);
   lk_assert_ok(leank_session_fill_random(filled, N_SEQS, seqs, n, &err), &err);
   lk_assert_ok(leank_session_fill_random(filled, 1, seqs, n, &err), &err); /* once more */

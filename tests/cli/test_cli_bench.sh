@@ -263,6 +263,22 @@ PYTHON
   expect_failure 1 'weights of [0-9]+ bytes leave nothing of a memory of 102400'
 }
 
+# Memory that ends before the plan's: less is tried until it fits. Not where a sanitizer wants more.
+if (ulimit -v 1200000 && "$program" help) >/dev/null 2>&1; then
+  ran="leank bench memory, in 1.2 GB"
+  # shellcheck disable=SC2086
+  (ulimit -v 1200000 &&
+    "$program" bench memory "$work/config.json" -l 3000 -n 1 -b 2,1200 --memory 3G --json $quick) \
+    >"$work/out" 2>"$work/err" </dev/null
+  code=$?
+  expect_code 0
+  expect_no_err
+  expect_json
+  largest=$(grep -o '"largest_batch":[0-9]*' "$work/out" | tr -dc 0-9)
+  [ "${largest:-0}" -gt 2 ] && [ "${largest:-0}" -lt 1200 ]
+  check $? "a batch between 2 and 1200 was the largest"
+fi
+
 # ---- matvec ----
 # shellcheck disable=SC2086
 {
