@@ -223,19 +223,23 @@ static int grow(const bench *b, side *s, size_t n) {
   return CLI_GO;
 }
 
-static int measure_sides(const bench *b, side *sides) {
+/* 1, 2, 4, ... sequences, and at last as many as fit. */
+static int measure_growing(const bench *b, side *sides) {
+  int code = CLI_GO;
+  for (size_t n = 1; code == CLI_GO && !(sides[0].done && sides[1].done); n *= 2)
+    for (size_t s = 0; s < 2 && code == CLI_GO; s++) code = grow(b, &sides[s], n);
+  return code;
+}
+
+/* The batches asked for, ascending; those that do not fit are passed over. */
+static int measure_listed(const bench *b, side *sides) {
   const cli_sizes *list = &b->options->batches;
   int code = CLI_GO;
-  for (size_t n = 1, i = 0; code == CLI_GO; n *= 2, i++) {
-    if (list->n > 0 && i == list->n) break;
-    if (list->n == 0 && sides[0].done && sides[1].done) break;
-    const size_t batch = list->n > 0 ? list->values[i] : n;
+  for (size_t i = 0; i < list->n; i++)
     for (size_t s = 0; s < 2 && code == CLI_GO; s++) {
-      if (list->n > 0 && (batch > sides[s].most || !sides[s].active)) continue;
-      sides[s].done = sides[s].done && list->n == 0;
-      code = grow(b, &sides[s], batch);
+      sides[s].done = list->values[i] > sides[s].most;
+      code = grow(b, &sides[s], list->values[i]);
     }
-  }
   return code;
 }
 
@@ -252,7 +256,7 @@ static int run(bench *b) {
     bench_memory_head(b->machine, b->engine->info, b->options->n_prompt, b->options->n_new,
                       b->budget, b->weights);
   cli_interrupt_arm(NULL);
-  code = measure_sides(b, sides);
+  code = b->options->batches.n > 0 ? measure_listed(b, sides) : measure_growing(b, sides);
   cli_interrupt_disarm();
   if (code == CLI_GO || code == CLI_INTERRUPTED)
     bench_memory_summary(sides[0].active ? &sides[0].result : NULL,

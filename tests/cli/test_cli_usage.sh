@@ -19,7 +19,7 @@ leank --version
 expect_code 0
 expect_out '^leank [0-9]+\.[0-9]+\.[0-9]+$'
 for command in run info learn mask tokenize bench "mask show" "mask plot" "mask score" "mask compare" \
-  "mask import" "mask export" "bench attention" "bench matvec" "bench decode" "bench prefill"; do
+  "mask import" "mask export" "bench attention" "bench matvec" "bench decode" "bench prefill" "bench memory"; do
   # shellcheck disable=SC2086
   leank $command --help
   expect_code 0
@@ -66,7 +66,7 @@ expect_failure 2 "unknown command 'mask fly'"
 leank mask
 expect_code 2
 for command in run info learn tokenize "mask show" "mask plot" "mask score" "mask compare" "mask import" \
-  "mask export" "bench decode"; do
+  "mask export" "bench decode" "bench memory"; do
   # shellcheck disable=SC2086
   leank $command
   expect_failure 2 'argument is missing'
@@ -89,7 +89,7 @@ leank run "$model" -p x --compare
 expect_failure 2 '--compare needs --mask'
 leank run "$model" -p x --raw --chat
 expect_failure 2 'exclude each other'
-for bad in x 1.5 -3 4g 99999999999999999999 18446744073709551615k ''; do
+for bad in x 1.5 -3 4t 99999999999999999999 18446744073709551615k ''; do
   leank run "$model" -p x -n "$bad"
   expect_failure 2 'option --predict'
 done
@@ -115,7 +115,7 @@ expect_failure 2 'between 0 and 1'
 # ---- a level of another architecture: 1 ----
 foreign=neon
 [ "$(uname -m)" != aarch64 ] || foreign=avx2
-for command in "run -p x" "bench decode" "learn -o $work/m"; do
+for command in "run -p x" "bench decode" "bench memory" "learn -o $work/m"; do
   # shellcheck disable=SC2086
   leank $command "$model" --cpu "$foreign"
   expect_failure 1 "CPU level $foreign"
