@@ -93,7 +93,8 @@ typedef struct lk_weighted_rows {
 /* How many rows a product is for: few (own kernels; bits independent of the other rows) or many
  * (library GEMM in tiles of fixed size; bits independent of chunk and threads). */
 typedef enum lk_linear_kind {
-  LK_LINEAR_FEW,
+  LK_LINEAR_FEW, /* x and y have room for as many rows as the backend was opened for; what lies
+                    behind row N may be used and written */
   LK_LINEAR_MANY,
   LK_LINEAR_PRECISE /* as many, with activations in more than bf16: learning compares hidden states
                        that differ by little */

@@ -300,18 +300,28 @@ cleanup:
   return status;
 }
 
+/* Steps of a backend that is open for more rows than own kernels are fast with go to GEMM, always
+ * as many: then a row's bits do not depend on how many they are. Their buffers have room for it. */
+static bool steps_by_gemm(const lk_cuda_backend *cuda) {
+  return cuda->options.max_few_rows > LK_CUDA_FEW_ROWS;
+}
+
 static leank_status cuda_linear(lk_backend *be, lk_linear_kind kind, const lk_linear_part *parts,
                                 size_t n_parts, const float *x, size_t n_rows, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_cuda_backend *cuda = lk_cuda(be);
   void (*multiply)(lk_cuda_device *, const lk_cuda_linear *) = cuda->api->linear_many;
-  if (kind == LK_LINEAR_FEW) multiply = cuda->api->linear_few;
+  size_t n_multiplied = n_rows;
+  if (kind == LK_LINEAR_FEW && steps_by_gemm(cuda))
+    n_multiplied = cuda->options.max_few_rows;
+  else if (kind == LK_LINEAR_FEW)
+    multiply = cuda->api->linear_few;
   if (kind == LK_LINEAR_PRECISE) {
     multiply = cuda->api->linear_precise;
     LK_TRY(cuda_reserve_rows(be, LK_CUDA_PARTS * n_rows, parts->w->n_cols, err));
   }
   for (size_t first = 0; first < n_parts; first += LK_CUDA_MAX_PARTS) {
-    lk_cuda_linear job = {.n_in = (uint32_t)parts->w->n_cols, .x = x, .n_rows = n_rows};
+    lk_cuda_linear job = {.n_in = (uint32_t)parts->w->n_cols, .x = x, .n_rows = n_multiplied};
     while (job.n_parts < LK_CUDA_MAX_PARTS && first + job.n_parts < n_parts) {
       LK_TRY(fill_part(cuda, &parts[first + job.n_parts], &job.parts[job.n_parts], err));
       cuda->n_flops += lk_product_flops(parts[first + job.n_parts].w, n_rows);
