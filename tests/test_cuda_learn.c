@@ -68,7 +68,7 @@ static int tear_down(void **state) {
 /* Nothing of a test is left on the device. */
 static int check_live(void **state) {
   (void)state;
-  lk_cuda_mock.fail_alloc = lk_cuda_mock.fail_launch = 0;
+  lk_cuda_mock.fail_alloc = lk_cuda_mock.fail_launch = lk_cuda_mock.max_bytes = 0;
   return lk_cuda_mock.n_live == 0 ? 0 : -1;
 }
 
@@ -229,6 +229,46 @@ static void test_contexts_come_from_files(void **state) {
   lk_folder_empty(CACHE);
 }
 
+/* A run with files; what it sent to the device in pieces of a matrix's size or more. */
+static leank_status run_limited(const leank_learn_options *o, size_t max_bytes,
+                                const leank_mask *want, size_t *n_loads) {
+  leank_mask *got = NULL;
+  leank_error err = {0};
+  const size_t before = lk_cuda_mock.n_loads;
+  lk_cuda_mock.max_bytes = max_bytes;
+  const leank_status status = lk_learn_run(model, o, NULL, &got, &err);
+  lk_cuda_mock.max_bytes = 0;
+  *n_loads = lk_cuda_mock.n_loads - before;
+  if (status == LEANK_OK) lk_assert_masks_same(got, want, "with less memory");
+  leank_mask_close(&got);
+  return status;
+}
+
+/* A device that holds ever less: blocks give way to others and come back, to the same bits, until
+ * not even an update's has room. Without files none gives way. */
+static void test_blocks_give_way(void **state) {
+  (void)state;
+  leank_learn_options o = small(LEANK_DEVICE_CUDA);
+  const size_t step = (size_t)128 << 10; /* a part of a block */
+  size_t n_loads[2], n_back = 0;
+  o.train.n_contexts = 4;
+  o.batch = 1;
+  leank_mask *want = lk_learn_must(model, &o, NULL);
+  lk_folder_empty(CACHE);
+  o.cache_folder = CACHE;
+  assert_int_equal(run_limited(&o, 0, want, &n_loads[0]), LEANK_OK);
+  lk_cuda_mock.most_bytes = 0;
+  assert_int_equal(run_limited(&o, 0, want, &n_loads[0]), LEANK_OK);
+  size_t limit = lk_cuda_mock.most_bytes;
+  while (run_limited(&o, limit -= step, want, &n_loads[1]) == LEANK_OK)
+    n_back += n_loads[1] > n_loads[0];
+  assert_true(n_back > 0);
+  o.cache_folder = NULL;
+  assert_int_equal(run_limited(&o, limit + step, want, &n_loads[1]), LEANK_E_MEMORY);
+  leank_mask_close(&want);
+  lk_folder_empty(CACHE);
+}
+
 /* ---- this machine's own device, where the library is found and there is one ---- */
 
 static void test_the_own_device(void **state) {
@@ -307,10 +347,15 @@ static void test_what_a_device_cannot_do(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      ON_MOCK(test_masks_are_the_cpus),   ON_MOCK(test_reports_are_the_cpus),
-      ON_MOCK(test_runs_go_on),           ON_MOCK(test_contexts_come_from_files),
-      ON_MOCK(test_the_own_device),       ON_MOCK(test_launches_that_fail),
-      ON_MOCK(test_memory_that_is_short), ON_MOCK(test_what_a_device_cannot_do),
+      ON_MOCK(test_masks_are_the_cpus),
+      ON_MOCK(test_reports_are_the_cpus),
+      ON_MOCK(test_runs_go_on),
+      ON_MOCK(test_contexts_come_from_files),
+      ON_MOCK(test_blocks_give_way),
+      ON_MOCK(test_the_own_device),
+      ON_MOCK(test_launches_that_fail),
+      ON_MOCK(test_memory_that_is_short),
+      ON_MOCK(test_what_a_device_cannot_do),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

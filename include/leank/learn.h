@@ -138,7 +138,8 @@ typedef struct leank_learn_options {
   leank_dataset_options train, held_out; /* held_out.n_contexts 0: no evaluation */
   size_t eval_every; /* updates between evaluations; 0 = at the ends of stages only */
   /* resources */
-  leank_device device; /* CUDA: kv_type bf16; K and V of all contexts are in the device's memory */
+  leank_device device; /* CUDA: kv_type bf16. Contexts' K and V are in the device's memory; those
+                          that do not fit are read from their files where there is a cache_folder */
   int device_index;
   size_t n_threads; /* 0 = the processors this process may use */
   leank_cpu_level cpu;

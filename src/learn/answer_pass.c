@@ -60,7 +60,7 @@ static leank_status open_lists(lk_answer_pass *pass, leank_error *err) {
   return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory");
 }
 
-leank_status lk_answer_pass_open(const lk_prefill *prefill, size_t max_rows, size_t max_answers,
+leank_status lk_answer_pass_open(lk_prefill *prefill, size_t max_rows, size_t max_answers,
                                  bool keeps, lk_answer_pass *out, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_backend *be = prefill->backend;
@@ -228,6 +228,7 @@ leank_status lk_answer_forward(lk_answer_pass *pass, lk_answer *const *answers, 
   const leank_model *model = pass->prefill->model;
   lk_backend *be = pass->prefill->backend;
   pass->seen = *seen;
+  LK_TRY(lk_prefill_hold(pass->prefill, answers, n_answers, err));
   list_rows(pass, answers, n_answers);
   LK_TRY(reserve_sums(pass, err));
   pass->staged = (lk_rows){

@@ -21,7 +21,7 @@ typedef struct lk_seen {
 } lk_seen;
 
 typedef struct lk_answer_pass {
-  const lk_prefill *prefill;
+  lk_prefill *prefill;
   size_t max_rows, max_answers;
   bool keeps; /* activations of every layer, for backward */
   lk_forward forward;
@@ -45,7 +45,7 @@ typedef struct lk_answer_pass {
 } lk_answer_pass;
 
 /* Rows of up to max_answers answers, max_rows in all. LEANK_E_MEMORY. */
-leank_status lk_answer_pass_open(const lk_prefill *prefill, size_t max_rows, size_t max_answers,
+leank_status lk_answer_pass_open(lk_prefill *prefill, size_t max_rows, size_t max_answers,
                                  bool keeps, lk_answer_pass *out, leank_error *err);
 void lk_answer_pass_close(lk_answer_pass *pass);
 /* Bytes it takes. */

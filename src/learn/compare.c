@@ -5,7 +5,7 @@
 #include "learn/kv_file.h"
 #include "learn/seen_mask.h"
 
-enum { DEFAULT_CHUNK = 2048, BATCH_ROWS = 512, MAX_WINDOW = 1 << 26 };
+enum { DEFAULT_CHUNK = 2048, MAX_WINDOW = 1 << 26 };
 
 void leank_compare_options_default(leank_compare_options *o) {
   *o = (leank_compare_options){.struct_size = sizeof *o,
@@ -120,7 +120,7 @@ static leank_status open(comparison *c, const leank_dataset *dataset,
   LK_TRY(
       lk_prefill_open(c->model, c->backend, o->kv_type, lk_contexts_of(dataset), &c->prefill, err));
   LK_TRY(open_masks(c, masks, err));
-  const size_t rows = c->prefill.max_rows > BATCH_ROWS ? c->prefill.max_rows : BATCH_ROWS;
+  const size_t rows = c->prefill.max_rows > LK_EVAL_ROWS ? c->prefill.max_rows : LK_EVAL_ROWS;
   LK_TRY(lk_evaluator_open(&c->prefill, rows, c->n_masks, c->n_threads, &c->evaluator, err));
   c->answers = lk_alloc(LK_MEM_OTHER, c->prefill.n_answers, sizeof *c->answers);
   LK_FAIL_IF(!c->answers, err, LEANK_E_MEMORY, -1, "out of memory");

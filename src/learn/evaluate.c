@@ -79,7 +79,13 @@ void lk_score_report(lk_score *s, leank_mask_report *out) {
 
 /* ---- opening ---- */
 
-leank_status lk_evaluator_open(const lk_prefill *prefill, size_t max_rows, size_t max_masks,
+size_t lk_evaluator_bytes(const leank_model_info *m, size_t max_rows, size_t max_masks) {
+  const size_t n_floats =
+      max_masks * max_rows * m->hidden + ROWS * m->hidden + 2 * ROWS * m->n_vocab;
+  return lk_answer_pass_bytes(m, max_rows, false) + n_floats * sizeof(float);
+}
+
+leank_status lk_evaluator_open(lk_prefill *prefill, size_t max_rows, size_t max_masks,
                                size_t n_threads, lk_evaluator *out, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_backend *be = prefill->backend;

@@ -28,7 +28,7 @@ void lk_score_close(lk_score *score);
 void lk_score_report(lk_score *score, leank_mask_report *out);
 
 typedef struct lk_evaluator {
-  const lk_prefill *prefill;
+  lk_prefill *prefill;
   lk_team *team;
   lk_answer_pass pass;
   /* on the backend */
@@ -42,9 +42,13 @@ typedef struct lk_evaluator {
   size_t max_rows, max_masks;
 } lk_evaluator;
 
+enum { LK_EVAL_ROWS = 512 }; /* rows of a batch, unless an answer is longer */
+
+/* Bytes that it takes of the backend's memory. */
+size_t lk_evaluator_bytes(const leank_model_info *info, size_t max_rows, size_t max_masks);
 /* For answers of a prefill whose longest has at most max_rows rows, up to max_masks masks at once.
  * LEANK_E_MEMORY. */
-leank_status lk_evaluator_open(const lk_prefill *prefill, size_t max_rows, size_t max_masks,
+leank_status lk_evaluator_open(lk_prefill *prefill, size_t max_rows, size_t max_masks,
                                size_t n_threads, lk_evaluator *out, leank_error *err);
 void lk_evaluator_close(lk_evaluator *evaluator);
 

@@ -187,12 +187,34 @@ static leank_status open_backend(leank_learner *l, leank_error *err) {
       .cpu = l->options.cpu,
       .max_few_rows = 1,
       .max_cols = lk_forward_widest(m),
-      .max_pages = max_pages,
+      .max_pages = l->max_pages = max_pages,
       .shape = {.n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim},
       .precise_attention = true};
   const leank_status status =
       options.device == LEANK_DEVICE_CPU ? lk_model_check_cpu(l->model, err) : LEANK_OK;
   return status == LEANK_OK ? lk_backend_open(&options, &l->backend, err) : status;
+}
+
+/* What is opened while contexts are read, or when they have been: room for it stays free on a
+ * device, and as much again for what the backend takes itself: operands, partial sums of attention.
+ */
+static size_t later_bytes(const leank_learner *l) {
+  const leank_learn_options *o = &l->options;
+  const leank_model_info *m = &l->model->info;
+  const size_t longest = LEANK_PAGE_TOKENS * l->max_pages;
+  const size_t evaluation = lk_evaluator_bytes(m, LK_EVAL_ROWS, 1);
+  const size_t update = lk_answer_pass_bytes(m, o->batch * l->train.max_rows, true);
+  const size_t reading =
+      lk_forward_bytes(m, o->prefill_chunk) + longest * m->hidden * sizeof(float);
+  return 2 * (update + (evaluation > reading ? evaluation : reading));
+}
+
+static void share_device(leank_learner *l) {
+  if (l->backend->ops->on_host) return;
+  l->train.headroom = l->held_out.headroom = later_bytes(l);
+  if (!l->held_out_set) return;
+  l->train.beside = &l->held_out;
+  l->held_out.beside = &l->train;
 }
 
 /* Whether some row of the answer finds a middle. */
@@ -290,6 +312,7 @@ leank_status leank_learner_open(const leank_model *model, const leank_learn_opti
   if (l->held_out_set)
     LK_TRY(lk_prefill_open(model, l->backend, l->options.kv_type, lk_contexts_of(l->held_out_set),
                            &l->held_out, err));
+  share_device(l);
   LK_TRY(list_answers(l, err));
   LK_TRY(open_arrays(l, err));
   l->key = make_key(l);

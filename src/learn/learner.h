@@ -25,6 +25,7 @@ struct leank_learner {
   size_t *order; /* [n_answers] of the present epoch */
   uint64_t order_epoch;
   size_t n_params;               /* L * Hk * D */
+  size_t max_pages;              /* of the longest prompt with its answer */
   float *alpha, *m, *v, *alpha1; /* [n_params], half order; alpha1: at the end of stage 1 */
   double *gradient, *dweight;    /* [n_params]; half order, the model's order */
   double *dweight_device;        /* the same on the backend */

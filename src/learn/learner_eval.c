@@ -4,8 +4,6 @@
 #include "base/clock.h"
 #include "learn/learner.h"
 
-enum { EVAL_ROWS = 512 };
-
 double lk_learner_seconds(const leank_learner *l) { return lk_seconds() - l->started; }
 
 void lk_learner_tell(leank_learner *l, leank_learn_event *event) {
@@ -51,7 +49,7 @@ leank_status lk_learner_evaluate(leank_learner *l, leank_mask_report *out, leank
   lk_score score = {0};
   lk_answer **answers = list_held_out(l, &n, &n_rows);
   LK_FAIL_IF(!answers, err, LEANK_E_MEMORY, -1, "out of memory");
-  const size_t most = l->held_out.max_rows > EVAL_ROWS ? l->held_out.max_rows : EVAL_ROWS;
+  const size_t most = l->held_out.max_rows > LK_EVAL_ROWS ? l->held_out.max_rows : LK_EVAL_ROWS;
   LK_TRY(lk_evaluator_open(&l->held_out, n_rows < most ? n_rows : most, 1, o->n_threads, &evaluator,
                            err));
   LK_TRY(lk_score_open(n, n_rows, &score, err));

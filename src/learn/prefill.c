@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "learn/answer_pass.h"
+#include "learn/block.h"
 #include "learn/dense_walk.h"
 #include "learn/kv_file.h"
 #include "learn/seen_mask.h"
@@ -117,19 +118,6 @@ cleanup:
   return status;
 }
 
-void lk_prefill_drop(lk_prefill *p, size_t i) {
-  lk_read_context *rc = &p->contexts[i];
-  if (rc->mapping) {
-    lk_kv_file_unmap(rc->mapping, rc->mapping_bytes);
-  } else {
-    if (rc->block) p->backend->ops->free(p->backend, rc->block);
-    lk_free(rc->numbers);
-  }
-  rc->block = NULL;
-  rc->numbers = NULL;
-  rc->mapping = NULL;
-}
-
 void lk_prefill_close(lk_prefill *p) {
   for (size_t i = 0; i < p->n_contexts; i++) {
     lk_prefill_drop(p, i);
@@ -151,20 +139,6 @@ lk_layer_view lk_answer_view(const lk_prefill *p, const lk_answer *a, size_t lay
 }
 
 /* ---- reading ---- */
-
-/* Points every answer into the block and the numbers. */
-static void lay_out(const lk_prefill *p, lk_read_context *rc) {
-  unsigned char *at = rc->block + p->model->info.n_layers * rc->n_pages * p->page_bytes;
-  for (size_t i = 0; i < rc->n_answers; i++) {
-    rc->answers[i].tail = at;
-    at += p->model->info.n_layers * rc->answers[i].n_tail * p->page_bytes;
-  }
-  float *hidden = rc->numbers;
-  for (size_t i = 0; i < rc->n_answers; i++) {
-    rc->answers[i].hidden = hidden;
-    hidden += rc->answers[i].n_rows * p->model->info.hidden;
-  }
-}
 
 /* [n_answers] behind the hidden states: 1 where the first token is right. */
 static float *flags_of(const lk_prefill *p, const lk_read_context *rc) {
@@ -299,7 +273,7 @@ cleanup:
 
 /* Dense answer rows go the way of those under weights, with every weight 1: so the two differ by
  * the weights alone, and by nothing at all where all weights are 1. */
-static leank_status answer_densely(const lk_prefill *p, lk_read_context *rc, leank_error *err) {
+static leank_status answer_densely(lk_prefill *p, lk_read_context *rc, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_backend *be = p->backend;
   lk_answer_pass pass = {0};
@@ -342,81 +316,19 @@ cleanup:
   return status;
 }
 
-static leank_status open_block(const lk_prefill *p, lk_read_context *rc, leank_error *err) {
-  rc->block = p->backend->ops->alloc(p->backend, LK_MEM_DENSE, rc->block_bytes);
-  rc->numbers = lk_alloc(LK_MEM_DENSE, rc->number_bytes, 1);
-  if (rc->block && rc->numbers) return LEANK_OK;
-  return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory: %zu bytes for the K and V of a context",
-                 rc->block_bytes + rc->number_bytes);
-}
-
-/* What an earlier run has left, if it has: used where it is mapped, or copied to a device. */
-static leank_status read_file(const lk_prefill *p, lk_read_context *rc, const char *folder,
-                              uint64_t key, leank_error *err) {
-  leank_status status = LEANK_OK;
-  void *mapping = NULL;
-  size_t n_bytes = 0;
-  unsigned char *pages =
-      lk_kv_file_map(folder, key, rc->block_bytes, rc->number_bytes, &mapping, &n_bytes);
-  if (!pages) return LEANK_OK;
-  if (p->backend->ops->on_host) {
-    rc->block = pages;
-    rc->numbers = (float *)(void *)(pages + rc->block_bytes);
-    rc->mapping = mapping;
-    rc->mapping_bytes = n_bytes;
-    return LEANK_OK;
-  }
-  LK_TRY(open_block(p, rc, err));
-  p->backend->ops->upload(p->backend, rc->block, pages, rc->block_bytes);
-  memcpy(rc->numbers, pages + rc->block_bytes, rc->number_bytes);
-cleanup:
-  lk_kv_file_unmap(mapping, n_bytes);
-  return status;
-}
-
-/* Memory that a file stands for is given back on the processor. */
-static leank_status write_file(lk_prefill *p, size_t i, const char *folder, uint64_t key,
-                               leank_error *err) {
-  leank_status status = LEANK_OK;
-  lk_backend *be = p->backend;
-  lk_read_context *rc = &p->contexts[i];
-  unsigned char *copy = NULL;
-  lk_kv_content content = {rc->block, rc->block_bytes, (const unsigned char *)rc->numbers,
-                           rc->number_bytes};
-  if (!be->ops->on_host) {
-    content.pages = copy = lk_alloc(LK_MEM_PREFILL, rc->block_bytes, 1);
-    LK_FAIL_IF(!copy, err, LEANK_E_MEMORY, -1, "out of memory to write %zu bytes of K and V",
-               rc->block_bytes);
-    LK_TRY(be->ops->download(be, copy, rc->block, rc->block_bytes, err));
-  }
-  LK_TRY(lk_kv_file_write(folder, key, &content, err));
-  if (be->ops->on_host) {
-    const lk_read_context held = *rc;
-    LK_TRY(read_file(p, rc, folder, key, err));
-    if (!rc->mapping) goto cleanup;
-    be->ops->free(be, held.block);
-    lk_free(held.numbers);
-  }
-cleanup:
-  lk_free(copy);
-  return status;
-}
-
 leank_status lk_prefill_read(lk_prefill *p, size_t i, const lk_prefill_options *o,
                              leank_error *err) {
   leank_status status = LEANK_OK;
   lk_read_context *rc = &p->contexts[i];
-  if (rc->block) return LEANK_OK;
-  const uint64_t key =
-      o->cache_folder ? lk_kv_file_key(p->model, p->backend, p->kv_type, rc->context) : 0;
-  if (o->cache_folder) LK_TRY(read_file(p, rc, o->cache_folder, key, err));
+  if (rc->numbers) return LEANK_OK;
+  p->folder = o->cache_folder;
+  if (p->folder) rc->key = lk_kv_file_key(p->model, p->backend, p->kv_type, rc->context);
+  if (p->folder) LK_TRY(lk_block_read(p, rc, err));
   if (!rc->block) {
-    LK_TRY(open_block(p, rc, err));
-    lay_out(p, rc);
+    LK_TRY(lk_block_open(p, rc, err));
     LK_TRY(compute(p, rc, o, err));
-    if (o->cache_folder) LK_TRY(write_file(p, i, o->cache_folder, key, err));
+    if (p->folder) LK_TRY(lk_block_write(p, rc, err));
   }
-  lay_out(p, rc);
   for (size_t j = 0; j < rc->n_answers; j++) rc->answers[j].first_right = flags_of(p, rc)[j] > 0;
 cleanup:
   if (status != LEANK_OK) lk_prefill_drop(p, i);

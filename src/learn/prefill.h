@@ -1,12 +1,15 @@
 /* Contexts read once: the dense K and V of a data set's prompts, and the dense hidden states of its
  * answer rows. Nothing here depends on a mask, so all of learning starts from it.
  *
- * A context's pages lie in one block of the backend's memory, on the processor perhaps mapped from
- * a file of the cache folder: pages  [L][n_pages]  wide pages of the context's tokens and per
- * question tail   [L][n_tail]   pages from the one on in which the context ends: the question, and
- * room for the answer rows, which every pass writes anew. Beside them, in the processor's memory,
- * [n_rows][hidden] of each question's answer rows, dense, after the last norm; then one number per
- * question (see flags_of). */
+ * A context's pages lie in one block of the backend's memory: [L][n_pages] wide pages of the
+ * context's tokens, then of each question its tail, [L][n_tail] pages from the one on in which the
+ * context ends, for the question and for the answer rows, which every pass writes anew.
+ *
+ * Beside them, in the processor's memory, lie [n_rows][hidden] of each question's answer rows,
+ * dense, after the last norm, then one number per question (flags_of).
+ *
+ * On the processor both may be mapped from a file of the cache folder. On a device that is full,
+ * blocks that have a file give way to others and come back when they are wanted (block.c). */
 #ifndef LK_LEARN_PREFILL_H
 #define LK_LEARN_PREFILL_H
 
@@ -26,19 +29,22 @@ typedef struct lk_answer {
   float *hidden;        /* [n_rows][hidden], host memory */
   lk_page_entry *table; /* [first_page + n_tail]: wide = the context's pages, stage = the tail */
   bool first_right;     /* the prompt's last row, dense, gives the answer's first token */
-  const struct lk_read_context *context;
+  struct lk_read_context *context;
 } lk_answer;
 
 typedef struct lk_read_context {
   const leank_context *context;
   size_t n_pages;
-  unsigned char *block; /* pages, tails; backend memory */
+  unsigned char *block; /* pages, tails; backend memory. NULL where it has given way to others */
   size_t block_bytes;
-  float *numbers; /* hidden states, flags; host memory */
+  float *numbers; /* hidden states, flags; host memory. NULL: not read */
   size_t number_bytes;
-  void *mapping; /* where both lie in a mapped file, its beginning; else NULL */
+  void *mapping; /* its file where it is mapped, from its beginning; else NULL */
   size_t mapping_bytes;
-  lk_answer *answers; /* [n_questions] */
+  unsigned char *pages; /* the block's bytes there: on the processor the block itself */
+  uint64_t key, used;   /* of the file; when it was used last, by the prefill's clock */
+  bool has_file;        /* a device's block can be read again */
+  lk_answer *answers;   /* [n_questions] */
   size_t n_answers;
 } lk_read_context;
 
@@ -60,8 +66,13 @@ typedef struct lk_prefill {
   lk_head_map *heads; /* [Hk] of views: no lean page is ever seen */
   lk_read_context *contexts;
   size_t n_contexts;
-  size_t n_answers; /* of all contexts */
-  size_t max_rows;  /* answer rows of the longest answer */
+  size_t n_answers;   /* of all contexts */
+  size_t max_rows;    /* answer rows of the longest answer */
+  const char *folder; /* of files, as last read with; or NULL */
+  uint64_t clock;
+  /* the owner's to set */
+  size_t headroom;           /* bytes of a device's memory that blocks leave free */
+  struct lk_prefill *beside; /* one on the same backend whose blocks may give way, or NULL */
 } lk_prefill;
 
 /* Contexts of a data set. */
@@ -91,6 +102,10 @@ leank_status lk_prefill_check_type(leank_kv_type kv_type, leank_error *err);
 /* LEANK_E_STATE where the dense answers of context i, which was read, are not finite: broken
  * weights show there. */
 leank_status lk_prefill_check(const lk_prefill *prefill, size_t i, leank_error *err);
+/* Makes the K and V of the answers' contexts, which were read, present where they have given way:
+ * they then stay until others are held. lk_answer_forward does it. LEANK_E_MEMORY, _IO. */
+leank_status lk_prefill_hold(lk_prefill *prefill, lk_answer *const *answers, size_t n,
+                             leank_error *err);
 /* Frees what context i holds. */
 void lk_prefill_drop(lk_prefill *prefill, size_t i);
 void lk_prefill_close(lk_prefill *prefill);

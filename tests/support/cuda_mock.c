@@ -1,5 +1,6 @@
 #include "support/cuda_mock.h"
 
+#include <malloc.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -147,10 +148,24 @@ static void *allocate(lk_cuda_device *dev, size_t n) {
   return p;
 }
 
-static void mock_free(lk_cuda_device *dev, void *p) {
+static void *mock_alloc(lk_cuda_device *dev, size_t n) {
+  lk_cuda_mock_state *m = &lk_cuda_mock;
+  if (m->max_bytes && m->n_bytes + n > m->max_bytes) return NULL;
+  void *p = allocate(dev, n);
+  if (p) m->n_bytes += malloc_usable_size(p);
+  if (m->n_bytes > m->most_bytes) m->most_bytes = m->n_bytes;
+  return p;
+}
+
+static void release(lk_cuda_device *dev, void *p) {
   flush(dev);
   free(p);
   if (p) lk_cuda_mock.n_live--;
+}
+
+static void mock_free(lk_cuda_device *dev, void *p) {
+  if (p) lk_cuda_mock.n_bytes -= malloc_usable_size(p);
+  release(dev, p);
 }
 
 static void *mock_alloc_pinned(lk_cuda_device *dev, size_t n) {
@@ -168,7 +183,7 @@ static void *mock_alloc_pinned(lk_cuda_device *dev, size_t n) {
 static void mock_free_pinned(lk_cuda_device *dev, void *p) {
   for (size_t i = 0; i < MAX_PINNED; i++)
     if (pinned[i].p == p) pinned[i].p = NULL;
-  mock_free(dev, p);
+  release(dev, p);
 }
 
 typedef struct copy_args {
@@ -741,7 +756,7 @@ const lk_cuda_api *lk_cuda_mock_api(void) {
                                   .info = mock_info,
                                   .check = mock_check,
                                   .sync = mock_sync,
-                                  .alloc = allocate,
+                                  .alloc = mock_alloc,
                                   .free = mock_free,
                                   .alloc_pinned = mock_alloc_pinned,
                                   .free_pinned = mock_free_pinned,

@@ -20,6 +20,8 @@ typedef struct lk_cuda_mock_state {
   size_t fail_alloc, fail_launch; /* the nth from now on fails; 0: none */
   bool refuse_record;             /* record_end fails */
   size_t n_devices;
+  size_t n_bytes, most_bytes; /* memory of the device in use; the most there was */
+  size_t max_bytes;           /* most that may be, 0: any */
 } lk_cuda_mock_state;
 
 extern lk_cuda_mock_state lk_cuda_mock;
