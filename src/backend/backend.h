@@ -264,7 +264,8 @@ typedef struct lk_backend_options {
   lk_attn_shape shape;
   bool precise_attention; /* queries and probabilities stay fp32 on the CPU, whatever is fastest:
                              the gradient of a small loss is lost in their rounding. On CUDA those
-                             of attend_weighted always do, and room is made for precise products */
+                             of attend_weighted always do, those of attend never; there products of
+                             many rows are precise instead */
 } lk_backend_options;
 
 /* What pages, products and scratch take on a device: known before a backend is open there. */

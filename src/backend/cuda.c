@@ -316,7 +316,7 @@ static leank_status cuda_linear(lk_backend *be, lk_linear_kind kind, const lk_li
     n_multiplied = cuda->options.max_few_rows;
   else if (kind == LK_LINEAR_FEW)
     multiply = cuda->api->linear_few;
-  if (kind == LK_LINEAR_PRECISE) {
+  if (kind == LK_LINEAR_PRECISE || (kind == LK_LINEAR_MANY && cuda->options.precise_attention)) {
     multiply = cuda->api->linear_precise;
     LK_TRY(cuda_reserve_rows(be, LK_CUDA_PARTS * n_rows, parts->w->n_cols, err));
   }
