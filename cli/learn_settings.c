@@ -176,6 +176,12 @@ static void add_data(json_t *j, const leank_learn_options *o) {
   json_object_set_new(j, "held-out-seed", seed_json(o->held_out.seed));
 }
 
+static json_t *device_json(const leank_learn_options *o) {
+  char text[24] = "cpu";
+  if (o->device == LEANK_DEVICE_CUDA) snprintf(text, sizeof text, "cuda:%d", o->device_index);
+  return json_string(text);
+}
+
 json_t *learn_settings_json(const leank_learn_options *o, const leank_model_info *model) {
   json_t *j = json_object();
   if (model->fingerprint[0]) {
@@ -198,6 +204,7 @@ json_t *learn_settings_json(const leank_learn_options *o, const leank_model_info
   json_object_set_new(j, "policy", json_string(cli_policy_name(o->policy)));
   json_object_set_new(j, "mean-comp", json_boolean(o->mean_compensation));
   json_object_set_new(j, "seed", seed_json(o->seed));
+  json_object_set_new(j, "device", device_json(o));
   json_object_set_new(j, "kv-type", json_string(cli_kv_type_name((int)o->kv_type)));
   add_data(j, o);
   return j;
