@@ -17,8 +17,8 @@
 #include "base/map.h"
 #include "learn/dataset.h"
 #include "learn/dataset_tasks.h"
-#include "learn/haystack.h"
-#include "learn/word_lists.h"
+#include "text/haystack.h"
+#include "text/word_lists.h"
 #include "support/hostile.h"
 
 #define TOKENIZERS LEANK_TEST_DATA "/tokenizer/"

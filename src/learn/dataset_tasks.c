@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "learn/word_lists.h"
+#include "text/word_lists.h"
 
 /* Passkeys in a context: some that nobody asks for, and never so few that one stands out. */
 enum { SPARE_PASSKEYS = 4, MIN_PASSKEYS = 8 };

@@ -9,8 +9,8 @@
 
 #include "base/error.h"
 #include "base/rng.h"
-#include "learn/haystack.h"
-#include "learn/text_buffer.h"
+#include "text/haystack.h"
+#include "text/text_buffer.h"
 
 enum {
   LK_MAX_QUESTIONS = 64, /* of one context */

@@ -1,4 +1,4 @@
-#include "learn/text_buffer.h"
+#include "text/text_buffer.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-#include "learn/haystack.h"
+#include "text/haystack.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /* Text in the making: grows, is NUL-terminated after every call, and remembers that memory ran
  * short, so that a writer checks once. */
-#ifndef LK_LEARN_TEXT_BUFFER_H
-#define LK_LEARN_TEXT_BUFFER_H
+#ifndef LK_TEXT_TEXT_BUFFER_H
+#define LK_TEXT_TEXT_BUFFER_H
 
 #include <stdbool.h>
 #include <stddef.h>

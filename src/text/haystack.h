@@ -1,6 +1,6 @@
 /* Prose to hide things in, cut into sentences that can be laid in any order. */
-#ifndef LK_LEARN_HAYSTACK_H
-#define LK_LEARN_HAYSTACK_H
+#ifndef LK_TEXT_HAYSTACK_H
+#define LK_TEXT_HAYSTACK_H
 
 #include "base/error.h"
 #include "text/str_map.h"

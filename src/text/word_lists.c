@@ -1,4 +1,4 @@
-#include "learn/word_lists.h"
+#include "text/word_lists.h"
 
 /* clang-format off */
 const char *const lk_adjectives[LK_N_WORDS] = {
