@@ -11,6 +11,7 @@
 #include <leank/bench.h>
 #include <leank/cpu.h>
 #include <leank/device.h>
+#include <leank/eval.h>
 #include <leank/learn.h>
 #include <leank/mask.h>
 #include <leank/model.h>
