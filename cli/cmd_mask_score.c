@@ -1,6 +1,5 @@
 /* leank mask score: masks without training. */
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,16 +7,7 @@
 #include "cli_console.h"
 #include "cli_engine.h"
 #include "mask_meta.h"
-
-/* Order of the words of --method. */
-typedef enum score_method {
-  SCORE_RANDOM = 0,
-  SCORE_MAGNITUDE,
-  SCORE_ENERGY,
-  SCORE_FREQUENCY
-} score_method;
-
-static const char *const method_names[] = {"random", "magnitude", "energy", "frequency"};
+#include "mask_scores.h"
 
 typedef struct score_options {
   const char *out, *text;
@@ -68,121 +58,21 @@ static int parse(int argc, char **argv, score_options *o, const char **model) {
   return CLI_GO;
 }
 
-/* ---- scores [L][Hk][D], half order ---- */
+/* By the statistics of a text, or without any. */
+static int score(const score_options *o, const char *path, float *scores, size_t *n_used) {
+  cli_engine engine = {0};
+  leank_head_stats stats = {0};
+  int code = cli_engine_open(path, &o->engine, &engine);
+  if (code == CLI_GO) code = mask_scores_measure(&engine, o->text, o->n_tokens, &stats, n_used);
+  if (code == CLI_GO)
+    mask_scores_fill(engine.info, (mask_score_method)o->method, &stats, o->seed, scores);
+  mask_scores_free(&stats);
+  cli_engine_close(&engine);
+  return code;
+}
 
 static size_t n_channels(const leank_model_info *info) {
   return info->n_layers * info->n_kv_heads * info->head_dim;
-}
-
-/* splitmix64 (Steele, Lea, Flood 2014): the same mask for a seed on every machine. */
-static void score_random(const leank_model_info *info, uint64_t seed, float *scores) {
-  for (size_t i = 0; i < n_channels(info); i++) {
-    uint64_t z = (seed += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    z ^= z >> 31;
-    scores[i] = (float)(z >> 40) * 0x1p-24f;
-  }
-}
-
-/* Minus the frequency base^(-2i/D) of the pair i = c mod D/2. */
-static void score_frequency(const leank_model_info *info, float *scores) {
-  size_t half = info->head_dim / 2;
-  for (size_t i = 0; i < n_channels(info); i++) {
-    double pair = (double)(i % info->head_dim % half);
-    scores[i] = (float)-pow(info->rope_theta, -2 * pair / (double)info->head_dim);
-  }
-}
-
-static void score_statistics(const leank_model_info *info, const leank_head_stats *stats,
-                             score_method method, float *scores) {
-  double rows = (double)stats->n_rows;
-  double group = (double)(info->n_heads / info->n_kv_heads);
-  for (size_t i = 0; i < n_channels(info); i++) {
-    double score = method == SCORE_MAGNITUDE
-                       ? stats->k_abs[i] / rows
-                       : stats->q_sq[i] / (rows * group) * (stats->k_sq[i] / rows);
-    scores[i] = (float)score;
-  }
-}
-
-/* ---- statistics of a text ---- */
-
-static int read_tokens(const score_options *o, const cli_engine *engine, leank_token **out,
-                       size_t *n_out) {
-  cli_buffer text = {0};
-  leank_error err;
-  if (!engine->tokenizer) return cli_complain("the model has no tokenizer to read text with");
-  if (o->text) {
-    int code = cli_read_text(NULL, o->text, &text);
-    if (code != CLI_GO) {
-      cli_buffer_free(&text);
-      return code;
-    }
-  } else {
-    size_t n;
-    const char *sample = leank_sample_text(&n);
-    cli_buffer_append(&text, sample, n);
-  }
-  leank_status status =
-      leank_tokenize(engine->tokenizer, text.data, text.n, LEANK_TOKENIZE_BOS, out, n_out, &err);
-  cli_buffer_free(&text);
-  if (status != LEANK_OK) return cli_fail(&err);
-  if (*n_out == 0) return cli_complain("%s: no text", o->text);
-  size_t limit = o->n_tokens < engine->info->n_ctx_train ? o->n_tokens : engine->info->n_ctx_train;
-  if (*n_out > limit)
-    *n_out = limit;
-  else if (*n_out < o->n_tokens)
-    cli_warn("the text has only %zu tokens", *n_out);
-  return CLI_GO;
-}
-
-/* One dense prefill of the tokens; fills stats. */
-static int measure(const cli_engine *engine, const leank_token *tokens, size_t n_tokens,
-                   leank_head_stats *stats) {
-  leank_session *session = NULL;
-  leank_feed_options feed;
-  leank_error err;
-  cli_progress progress;
-  int code = cli_engine_session(engine, false, n_tokens, &session);
-  if (code != CLI_GO) return code;
-  leank_feed_options_default(&feed);
-  cli_progress_begin(&progress, "measuring");
-  feed.stats = stats;
-  feed.on_progress = cli_progress_update;
-  feed.user = &progress;
-  cli_interrupt_arm(session);
-  leank_status status = leank_session_feed(session, 0, tokens, n_tokens, &feed, &err);
-  cli_interrupt_disarm();
-  cli_progress_end(&progress);
-  leank_session_close(&session);
-  if (status == LEANK_E_INTERRUPTED) {
-    cli_complain("interrupted");
-    return CLI_INTERRUPTED;
-  }
-  return status == LEANK_OK ? CLI_GO : cli_fail(&err);
-}
-
-static int score_by_text(const score_options *o, const char *path, float *scores, size_t *n_used) {
-  cli_engine engine;
-  leank_token *tokens = NULL;
-  leank_head_stats stats = {0};
-  int code = cli_engine_open(path, &o->engine, &engine);
-  if (code == CLI_GO) code = read_tokens(o, &engine, &tokens, n_used);
-  if (code == CLI_GO) {
-    size_t n = n_channels(engine.info);
-    stats.k_abs = cli_alloc(n, sizeof *stats.k_abs);
-    stats.k_sq = cli_alloc(n, sizeof *stats.k_sq);
-    stats.q_sq = cli_alloc(n, sizeof *stats.q_sq);
-    code = measure(&engine, tokens, *n_used, &stats);
-  }
-  if (code == CLI_GO) score_statistics(engine.info, &stats, (score_method)o->method, scores);
-  free(stats.k_abs);
-  free(stats.k_sq);
-  free(stats.q_sq);
-  leank_tokens_free(&tokens);
-  cli_engine_close(&engine);
-  return code;
 }
 
 /* ---- the mask ---- */
@@ -200,7 +90,7 @@ static void describe(const score_options *o, const leank_model_info *model, size
   info->ratio_asked = o->ratio;
   info->align = o->align;
   info->seed = o->seed;
-  snprintf(info->method, sizeof info->method, "%s", method_names[o->method]);
+  snprintf(info->method, sizeof info->method, "%s", mask_score_names[o->method]);
   if (n_used) {
     const char *name = base ? base + 1 : o->text ? o->text : leank_sample_text_name();
     snprintf(info->data, sizeof info->data, "%zu tokens of %.200s", n_used, name);
@@ -241,12 +131,10 @@ int cmd_mask_score(int argc, char **argv) {
   if (code != CLI_GO) return code;
   if (leank_model_read_info(path[0], &model, &err) != LEANK_OK) return cli_fail(&err);
   float *scores = cli_alloc(n_channels(&model), sizeof *scores);
-  if (o.method == SCORE_RANDOM)
-    score_random(&model, o.seed, scores);
-  else if (o.method == SCORE_FREQUENCY)
-    score_frequency(&model, scores);
+  if (mask_score_needs_text((mask_score_method)o.method))
+    code = score(&o, path[0], scores, &n_used);
   else
-    code = score_by_text(&o, path[0], scores, &n_used);
+    mask_scores_fill(&model, (mask_score_method)o.method, NULL, o.seed, scores);
   if (code == CLI_GO) code = save(&o, &model, scores, n_used);
   free(scores);
   return code;

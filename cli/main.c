@@ -18,6 +18,7 @@ static const command_entry commands[] = {
     {"info", cmd_info, "what a model is, and the memory plan of its cache"},
     {"learn", cmd_learn, "learn which K channels a model needs: a mask"},
     {"mask", cmd_mask, "show, plot, make, import and export masks"},
+    {"eval", cmd_eval, "what masks and baselines do to answers: scores, KL, perplexity"},
     {"tokenize", cmd_tokenize, "text to tokens and back"},
     {"bench", cmd_bench, "measure attention, products, decode, prefill, memory"},
 };

@@ -129,6 +129,7 @@ typedef struct leank_eval_variant {
                              head the channels with the largest |q_c| |k_c|, norms over the last 32
                              queries and all keys of the prompt */
   double think_ratio;     /* share of the channels ThinK removes, of every head alike */
+  size_t think_n_sink, think_n_recent; /* tokens that it keeps in full */
 } leank_eval_variant;
 
 /* How the dense model or a variant answered. */

@@ -222,7 +222,8 @@ cleanup:
 /* ---- variants ---- */
 
 /* What ThinK keeps of this prompt. */
-static leank_status think_mask(const run *r, double ratio, leank_mask **out, leank_error *err) {
+static leank_status think_mask(const run *r, const leank_eval_variant *v, leank_mask **out,
+                               leank_error *err) {
   leank_status status = LEANK_OK;
   const leank_model_info *m = r->info;
   const size_t n = m->n_layers * m->n_kv_heads * m->head_dim;
@@ -231,7 +232,7 @@ static leank_status think_mask(const run *r, double ratio, leank_mask **out, lea
   float *scores = lk_alloc(LK_MEM_OTHER, n, sizeof *scores);
   LK_FAIL_IF(!kept || !scores, err, LEANK_E_MEMORY, -1, "out of memory");
   for (size_t i = 0; i < n; i++) scores[i] = (float)sqrt(r->stats.q_sq[i] * r->stats.k_sq[i]);
-  LK_TRY(leank_mask_round(scores, m->n_layers, m->n_kv_heads, m->head_dim, ratio, 1,
+  LK_TRY(leank_mask_round(scores, m->n_layers, m->n_kv_heads, m->head_dim, v->think_ratio, 1,
                           LEANK_BUDGET_PER_HEAD, false, kept, err));
   leank_mask_info_default(&info);
   info.n_layers = m->n_layers;
@@ -241,7 +242,9 @@ static leank_status think_mask(const run *r, double ratio, leank_mask **out, lea
   info.rope_theta = m->rope_theta;
   info.rope_scaling = m->rope_scaling;
   info.rope_factor = m->rope_factor;
-  info.ratio_asked = ratio;
+  info.ratio_asked = v->think_ratio;
+  info.n_sink = v->think_n_sink;
+  info.n_recent = v->think_n_recent;
   LK_TRY(leank_mask_create(&info, kept, NULL, out, err));
 cleanup:
   lk_free(kept);
@@ -295,7 +298,7 @@ static leank_status answer_variant(run *r, const leank_eval_variant *variant,
   leank_session *session = NULL;
   leank_mask *made = NULL;
   lk_variant_rows rows = {0};
-  if (!variant->mask) LK_TRY(think_mask(r, variant->think_ratio, &made, err));
+  if (!variant->mask) LK_TRY(think_mask(r, variant, &made, err));
   const leank_mask *mask = made ? made : variant->mask;
   count_kept(mask, out);
   LK_TRY(open_session(r, mask, &session, err));

@@ -18,7 +18,16 @@ static void shuffle_u32(lk_rng *rng, uint32_t *list, size_t n) {
 
 /* ---- cwe: the 10 words that stand in a list more often than the others ---- */
 
-enum { N_COMMON = 10, EXAMPLE_WORDS = 20 };
+enum { N_COMMON = 10, SHORT_LENGTH = 4096 };
+
+/* How often common and other words stand in a list. */
+typedef struct repeats {
+  size_t n_example; /* different words of the worked example */
+  size_t example_common, example_other, common, other;
+} repeats;
+
+/* As RULER has them for prompts of fewer than 4096 tokens, and for longer ones. */
+static const repeats short_repeats = {20, 3, 1, 6, 1}, long_repeats = {40, 10, 3, 30, 3};
 
 static void put_word(lk_text_buffer *out, bool single, uint32_t i) {
   if (!single) {
@@ -60,7 +69,8 @@ static const char cwe_begin[] = "Answer: The top 10 words that appear most often
 void lk_cwe_write(const lk_quiz_source *source, int kind, size_t n, lk_quiz *out) {
   (void)kind;
   lk_rng rng = source->rng;
-  const size_t n_words = N_COMMON + n, n_drawn = n_words + EXAMPLE_WORDS;
+  const repeats *times = source->length < SHORT_LENGTH ? &short_repeats : &long_repeats;
+  const size_t n_words = N_COMMON + n, n_drawn = n_words + times->n_example;
   const bool single = n_drawn <= lk_single_words();
   const size_t n_all = single ? lk_single_words() : LK_N_WORD_KEYS;
   uint32_t *words = n_drawn <= n_all ? lk_alloc(LK_MEM_OTHER, n_all, sizeof *words) : NULL;
@@ -71,7 +81,8 @@ void lk_cwe_write(const lk_quiz_source *source, int kind, size_t n, lk_quiz *out
   for (size_t i = 0; i < n_all; i++) words[i] = (uint32_t)i;
   shuffle_u32(&rng, words, n_all);
   lk_text_put_str(&out->message, cwe_instruction);
-  put_list(&out->message, &rng, single, words + n_words, EXAMPLE_WORDS, 3, 1);
+  put_list(&out->message, &rng, single, words + n_words, times->n_example, times->example_common,
+           times->example_other);
   lk_text_put_format(&out->message, "%s %s", cwe_question, cwe_begin);
   for (uint32_t i = 0; i < N_COMMON; i++) {
     lk_text_put_format(&out->message, " %u. ", i + 1);
@@ -79,7 +90,7 @@ void lk_cwe_write(const lk_quiz_source *source, int kind, size_t n, lk_quiz *out
   }
   lk_text_put_str(&out->message, "\n\n");
   lk_text_put_str(&out->message, cwe_instruction);
-  put_list(&out->message, &rng, single, words, n_words, 30, 3);
+  put_list(&out->message, &rng, single, words, n_words, times->common, times->other);
   lk_text_put_str(&out->message, cwe_question);
   lk_text_put_str(&out->begin, cwe_begin);
   lk_text_buffer word = {0};

@@ -1,0 +1,147 @@
+/* Plots of `leank eval`: a row per variant, a group of rows per length. */
+#include <math.h>
+#include <stdio.h>
+
+#include "eval_report.h"
+#include "plot_panel.h"
+
+enum {
+  LABEL_WIDTH = 300,
+  BARS_WIDTH = 560,
+  ROW = 20,
+  ABOVE = 64,
+  GROUP = 34,
+  BELOW = 40,
+  RIGHT = 90
+};
+
+typedef struct bar_chart {
+  const eval_report *report;
+  cli_buffer *svg;
+  const char *title, *unit;
+  double x0, x1; /* values at the borders; of a log scale their decimal logarithms */
+  bool log;
+} bar_chart;
+
+static double place_of(const bar_chart *c, double x) {
+  const double at = c->log ? log10(fmax(x, 1e-12)) : x;
+  const double share = (at - c->x0) / (c->x1 - c->x0);
+  return LABEL_WIDTH + BARS_WIDTH * fmin(fmax(share, 0), 1);
+}
+
+static size_t n_groups(const eval_report *r) {
+  size_t n = 0;
+  for (size_t i = 0; i < r->summary->n_blocks; i++) n += r->summary->blocks[i].n_rows > 0;
+  return n;
+}
+
+static double height_of(const eval_report *r) {
+  return ABOVE + BELOW +
+         (double)n_groups(r) * (GROUP + (double)ROW * (double)(r->summary->n_answers - 1));
+}
+
+static void draw_grid(const bar_chart *c, double bottom) {
+  const svg_font small = {11, PLOT_MUTED, SVG_MIDDLE, false, false};
+  const double span = c->x1 - c->x0, step = c->log ? 1 : plot_nice_above(span / 8);
+  for (double x = ceil(c->x0 / step) * step; x <= c->x1 + 1e-9; x += step) {
+    const double at = LABEL_WIDTH + BARS_WIDTH * (x - c->x0) / span;
+    char text[32];
+    if (c->log)
+      snprintf(text, sizeof text, "1e%.0f", x);
+    else
+      snprintf(text, sizeof text, "%g", fabs(x) < 1e-9 ? 0 : x);
+    svg_line(c->svg, (svg_point){at, ABOVE}, (svg_point){at, bottom},
+             (svg_pen){PLOT_GRID, 1, NULL});
+    svg_text(c->svg, (svg_point){at, bottom + 16}, small, text);
+  }
+  svg_text(c->svg, (svg_point){LABEL_WIDTH + BARS_WIDTH / 2.0, bottom + 33}, small, c->unit);
+}
+
+/* A bar from the base to the mean, and a line over one standard error to each side. */
+static void draw_bar(const bar_chart *c, double y, double base, double mean, double se,
+                     const char *label, const char *value) {
+  const double from = place_of(c, base), to = place_of(c, mean);
+  svg_rect(c->svg, fmin(from, to), y + 3, fmax(fabs(to - from), 0.5), ROW - 6,
+           mean < base && !c->log ? PLOT_ORANGE : PLOT_BLUE);
+  svg_line(c->svg, (svg_point){place_of(c, mean - se), y + ROW / 2.0},
+           (svg_point){place_of(c, mean + se), y + ROW / 2.0}, (svg_pen){PLOT_INK, 1.5, NULL});
+  svg_text(c->svg, (svg_point){LABEL_WIDTH - 10, y + 14},
+           (svg_font){12, PLOT_INK, SVG_END, false, false}, label);
+  svg_text(c->svg, (svg_point){LABEL_WIDTH + BARS_WIDTH + 8, y + 14},
+           (svg_font){11, PLOT_MUTED, SVG_START, false, false}, value);
+}
+
+static eval_mean shown(const bar_chart *c, const eval_cell *cell) {
+  const eval_mean m = c->log ? cell->kl : cell->change;
+  const double scale = c->log ? 1 : 100;
+  return (eval_mean){scale * m.mean, scale * m.se};
+}
+
+static void draw(const bar_chart *c) {
+  const eval_report *r = c->report;
+  const double height = height_of(r), base = c->log ? pow(10, c->x0) : 0;
+  double y = ABOVE;
+  svg_begin(c->svg, LABEL_WIDTH + BARS_WIDTH + RIGHT, height, c->title);
+  svg_text(c->svg, (svg_point){20, 30}, (svg_font){17, PLOT_INK, SVG_START, true, false}, c->title);
+  svg_text(c->svg, (svg_point){20, 49}, (svg_font){12, PLOT_MUTED, SVG_START, false, false},
+           r->title);
+  draw_grid(c, height - BELOW);
+  for (size_t i = 0; i < r->summary->n_blocks; i++) {
+    const eval_block *b = &r->summary->blocks[i];
+    char text[64];
+    if (b->n_rows == 0) continue;
+    snprintf(text, sizeof text, "%zu tokens", b->length);
+    svg_text(c->svg, (svg_point){LABEL_WIDTH - 10, y + 24},
+             (svg_font){12, PLOT_MUTED, SVG_END, true, false}, text);
+    y += GROUP;
+    for (size_t a = 1; a < r->summary->n_answers; a++, y += ROW) {
+      const eval_mean m = shown(c, &b->all[a]);
+      snprintf(text, sizeof text, c->log ? "%.5f" : "%+.1f", m.mean);
+      draw_bar(c, y, base, m.mean, m.se, r->names[a], text);
+    }
+  }
+  svg_end(c->svg);
+}
+
+/* Lowest and highest of what is shown. */
+static void range_of(bar_chart *c) {
+  const eval_report *r = c->report;
+  double low = c->log ? INFINITY : 0, high = c->log ? 0 : 1;
+  for (size_t i = 0; i < r->summary->n_blocks; i++)
+    for (size_t a = 1; r->summary->blocks[i].n_rows > 0 && a < r->summary->n_answers; a++) {
+      const eval_mean m = shown(c, &r->summary->blocks[i].all[a]);
+      if (!c->log || m.mean > 0) low = fmin(low, c->log ? m.mean : m.mean - m.se);
+      high = fmax(high, m.mean + m.se);
+    }
+  if (c->log) {
+    c->x1 = ceil(log10(fmax(high, 1e-6)));
+    c->x0 = fmin(floor(log10(fmin(fmax(low, 1e-6), high > 0 ? high : 1e-6))) - 1, c->x1 - 1);
+    return;
+  }
+  c->x0 = floor(low / 5) * 5 - 1;
+  c->x1 = ceil(high) + 1;
+}
+
+void eval_plot_changes(const eval_report *report, cli_buffer *svg) {
+  bar_chart c = {report,
+                 svg,
+                 "Change of the average score against the dense cache",
+                 "points; lines: one standard error",
+                 0,
+                 0,
+                 false};
+  range_of(&c);
+  draw(&c);
+}
+
+void eval_plot_kl(const eval_report *report, cli_buffer *svg) {
+  bar_chart c = {report,
+                 svg,
+                 "KL(dense || pruned) of the next token, rows of answers",
+                 "nats, logarithmic; lines: one standard error",
+                 0,
+                 0,
+                 true};
+  range_of(&c);
+  draw(&c);
+}

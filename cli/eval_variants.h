@@ -1,0 +1,34 @@
+/* The caches that `leank eval` compares with the dense one: masks from files and baselines. */
+#ifndef LEANK_CLI_EVAL_VARIANTS_H
+#define LEANK_CLI_EVAL_VARIANTS_H
+
+#include <jansson.h>
+
+#include "cli_engine.h"
+
+enum { EVAL_MAX_VARIANTS = 64 };
+
+typedef struct eval_variants {
+  size_t n;
+  char *names[EVAL_MAX_VARIANTS]; /* of a mask its file without ".safetensors"; "energy:0.7" */
+  leank_mask *masks[EVAL_MAX_VARIANTS]; /* NULL: ThinK */
+  leank_eval_variant list[EVAL_MAX_VARIANTS];
+} eval_variants;
+
+/* What `--help` says about baselines. */
+extern const char eval_baselines_help[];
+
+/* Checks --baseline before a model is opened. Complains and returns CLI_USAGE, else CLI_GO. */
+int eval_variants_check(const cli_texts *masks, const cli_texts *baselines);
+/* Opens the masks and makes the baselines (of `align` and the sink, recent and policy of the first
+ * mask, or the defaults; some need a prefill of n_tokens of `text`). Complains and returns
+ * CLI_FAILURE, CLI_USAGE or CLI_INTERRUPTED, else CLI_GO. eval_variants_close is due in either
+ * case. */
+int eval_variants_open(const cli_engine *engine, const cli_texts *masks, const cli_texts *baselines,
+                       size_t align, uint64_t seed, const char *text, size_t n_tokens,
+                       eval_variants *out);
+void eval_variants_close(eval_variants *variants);
+/* Names and what tells masks apart, for records. */
+json_t *eval_variants_json(const eval_variants *variants);
+
+#endif
