@@ -9,7 +9,7 @@
 #include "eval/longbench.h"
 
 /* Named maxima. */
-enum { MAX_PROMPTS = 1 << 20, MIN_PASSAGE = 2, CHAT_ROOM = 64 };
+enum { MAX_PROMPTS = 1 << 20, MIN_PASSAGE = 2, SEAM = 16 };
 
 static const char passage_name[] = "prose";
 
@@ -343,24 +343,38 @@ cleanup:
   return status;
 }
 
+/* Tokens that the chat template adds, or the beginning of a text. */
+static leank_status count_frame(const leank_eval_set *set, bool plain, size_t *n,
+                                leank_error *err) {
+  leank_token *tokens = NULL;
+  const leank_status status =
+      plain ? leank_tokenize(set->tokenizer, "", 0, LEANK_TOKENIZE_BOS, &tokens, n, err)
+            : lk_prompt_tokens(&set->prompter, "", "", &tokens, n, err);
+  lk_free(tokens);
+  return status;
+}
+
 static leank_status make_of_data(const leank_eval_set *set, const job *j, box *out,
                                  leank_error *err) {
   leank_status status = LEANK_OK;
   lk_text_buffer text = {0};
-  const size_t n_new = j->item->task->max_new, room = n_new + CHAT_ROOM;
-  LK_FAIL_IF(j->length <= 2 * room, err, LEANK_E_ARGUMENT, -1, "%zu tokens are too few for task %s",
+  const lk_longbench_task *task = j->item->task;
+  size_t n_frame = 0;
+  LK_TRY(count_frame(set, task->plain, &n_frame, err));
+  const size_t room = task->max_new + n_frame + SEAM;
+  LK_FAIL_IF(j->length < 2 * room, err, LEANK_E_ARGUMENT, -1, "%zu tokens are too few for task %s",
              j->length, j->name);
   lk_longbench_write(j->item, &text);
   LK_FAIL_IF(text.failed, err, LEANK_E_MEMORY, -1, "out of memory");
   LK_TRY(truncate(set, &text, j->length - room, err));
-  if (j->item->task->plain)
+  if (task->plain)
     LK_TRY(leank_tokenize(set->tokenizer, text.text, text.n, LEANK_TOKENIZE_BOS, &out->tokens,
                           &out->prompt.n_tokens, err));
   else
     LK_TRY(
         lk_prompt_tokens(&set->prompter, text.text, "", &out->tokens, &out->prompt.n_tokens, err));
-  /* Text that was cut and tokenized anew, and a long default system message, may have more. */
-  LK_FAIL_IF(out->prompt.n_tokens + n_new > j->length, err, LEANK_E_ARGUMENT, -1,
+  /* The seam of a text that was cut is tokenized anew: a few tokens more, as a rule none. */
+  LK_FAIL_IF(out->prompt.n_tokens + task->max_new > j->length, err, LEANK_E_ARGUMENT, -1,
              "%zu tokens are too few for sample %zu of task %s", j->length, j->sample, j->name);
   out->message = text.text;
   text = (lk_text_buffer){0};

@@ -190,11 +190,12 @@ static leank_status check_item(const lk_longbench_item *item, const line_place *
                                leank_error *err) {
   double score;
   leank_error why;
-  if (leank_eval_score(item->task->metric, "", (const char *const *)item->answers, item->n_answers,
-                       (const char *const *)item->classes, item->n_classes, &score,
-                       &why) == LEANK_OK)
-    return LEANK_OK;
-  return lk_fail(err, LEANK_E_FORMAT, at->offset, "%s:%zu: %s", at->name, at->line, why.message);
+  const leank_status status =
+      leank_eval_score(item->task->metric, "", (const char *const *)item->answers, item->n_answers,
+                       (const char *const *)item->classes, item->n_classes, &score, &why);
+  if (status == LEANK_OK) return LEANK_OK;
+  return lk_fail(err, status == LEANK_E_MEMORY ? status : LEANK_E_FORMAT, at->offset, "%s:%zu: %s",
+                 at->name, at->line, why.message);
 }
 
 static leank_status take_line(const char *text, size_t n, const line_place *at, lk_longbench *out,

@@ -18,7 +18,7 @@ expect_file help.txt
 leank --version
 expect_code 0
 expect_out '^leank [0-9]+\.[0-9]+\.[0-9]+$'
-for command in run info learn mask tokenize bench "mask show" "mask plot" "mask score" "mask compare" \
+for command in run info learn eval mask tokenize bench "mask show" "mask plot" "mask score" "mask compare" \
   "mask import" "mask export" "bench attention" "bench matvec" "bench decode" "bench prefill" "bench memory"; do
   # shellcheck disable=SC2086
   leank $command --help
@@ -65,7 +65,7 @@ leank mask fly
 expect_failure 2 "unknown command 'mask fly'"
 leank mask
 expect_code 2
-for command in run info learn tokenize "mask show" "mask plot" "mask score" "mask compare" "mask import" \
+for command in run info learn eval tokenize "mask show" "mask plot" "mask score" "mask compare" "mask import" \
   "mask export" "bench decode" "bench memory"; do
   # shellcheck disable=SC2086
   leank $command

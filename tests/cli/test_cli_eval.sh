@@ -1,0 +1,187 @@
+#!/usr/bin/env bash
+# leank eval on a model of two layers with random weights: prompts, records, runs that go on.
+# shellcheck source=tests/cli/cli_test.sh
+. "$(dirname "$0")/cli_test.sh"
+model=$data/tiny/llama-plain.gguf
+other=$data/tiny/llama-mixed.gguf
+leank mask score "$model" -o "$work/half.safetensors" --method random --ratio 0.5 --align 8 \
+  --n-sink 64 --n-recent 64
+expect_code 0
+small=(--lengths 2500 --samples 2 --tasks "niah_single_1,niah_single_3,fwe" "$cpu")
+caches=(--mask "$work/half.safetensors" --baseline "think:0.5,random:0.7")
+
+# Waits until a file has that many lines.
+wait_for_lines() {
+  for _ in $(seq 3000); do
+    [ -f "$1" ] && [ "$(wc -l <"$1")" -ge "$2" ] && return
+    sleep 0.01
+  done
+}
+
+# ---- prompts ----
+leank eval "$model" --prompts --lengths "2500,3000" --samples 2 --suite ruler
+expect_code 0
+expect_json
+[ "$(wc -l <"$work/out")" -eq 52 ]
+check $? "13 tasks, 2 lengths, 2 samples"
+cp "$work/out" "$work/prompts"
+leank eval "$model" --prompts --lengths "2500,3000" --samples 2 --suite ruler --seed 1
+expect_same "$work/out" "$work/prompts"
+leank eval "$model" --prompts --lengths "2500,3000" --samples 2 --suite ruler --seed 2
+! cmp -s "$work/out" "$work/prompts"
+check $? "another seed, other prompts"
+leank eval "$model" --prompts --lengths 2500 --samples 1 --suite niah
+expect_code 0
+[ "$(wc -l <"$work/out")" -eq 8 ]
+check $? "8 tasks of needles"
+
+# ---- a run ----
+leank eval "$model" "${small[@]}" "${caches[@]}" -o "$work/all.jsonl" --report "$work/report"
+expect_code 0
+expect_out '^ruler at 2500 tokens: 3 tasks, 2 prompts each'
+expect_out '^half  .* 50\.0%'
+expect_out '^think:0\.5 '
+expect_out '^random:0\.7 '
+cp "$work/out" "$work/table"
+[ "$(wc -l <"$work/all.jsonl")" -eq 7 ]
+check $? "settings and 6 prompts"
+for file in report.md changes.svg kl.svg; do
+  [ -s "$work/report/$file" ]
+  check $? "report/$file is there"
+done
+grep -q '^| half |' "$work/report/report.md"
+check $? "a table in Markdown"
+if command -v python3 >/dev/null 2>&1; then
+  python3 -c 'import sys, xml.dom.minidom as x
+for name in sys.argv[1:]: x.parse(name)' "$work/report/changes.svg" "$work/report/kl.svg"
+  check $? "the plots are XML"
+fi
+
+# ---- one that goes on: after any record, and from a torn one, the same table ----
+for n in 1 2 4 7; do
+  head -n "$n" "$work/all.jsonl" >"$work/part.jsonl"
+  [ "$n" -eq 4 ] && sed -n 5p "$work/all.jsonl" | head -c 300 >>"$work/part.jsonl"
+  leank eval "$model" "${small[@]}" "${caches[@]}" -o "$work/part.jsonl"
+  expect_code 0
+  expect_same "$work/out" "$work/table"
+  sed 's/"seconds":[^,]*,//' "$work/part.jsonl" >"$work/a"
+  sed 's/"seconds":[^,]*,//' "$work/all.jsonl" >"$work/b"
+  expect_same "$work/a" "$work/b"
+done
+expect_err 'going on behind 6 of 6 prompts'
+head -c 40 "$work/all.jsonl" >"$work/part.jsonl" # within the settings
+leank eval "$model" "${small[@]}" "${caches[@]}" -o "$work/part.jsonl"
+expect_code 0
+expect_same "$work/out" "$work/table"
+
+# killed at any moment, then gone on with
+"$program" eval "$model" "${small[@]}" "${caches[@]}" -o "$work/killed.jsonl" >/dev/null 2>&1 &
+pid=$!
+wait_for_lines "$work/killed.jsonl" 3
+kill -KILL "$pid" 2>/dev/null
+wait "$pid" 2>/dev/null
+leank eval "$model" "${small[@]}" "${caches[@]}" -o "$work/killed.jsonl"
+expect_code 0
+expect_same "$work/out" "$work/table"
+
+# Ctrl-C: 130, the records are whole
+many=(--lengths 2500 --samples 40 --tasks "niah_single_1" "$cpu")
+"$program" eval "$model" "${many[@]}" -o "$work/stopped.jsonl" >"$work/out" 2>"$work/err" </dev/null &
+pid=$!
+wait_for_lines "$work/stopped.jsonl" 3
+kill -INT "$pid"
+wait "$pid"
+code=$?
+ran="leank eval (interrupted)"
+expect_failure 130 'interrupted after [0-9]+ of 40 prompts; the same command goes on'
+[ -z "$(tail -c 1 "$work/stopped.jsonl")" ]
+check $? "the last line is whole"
+
+# more samples go on from fewer
+leank eval "$model" "${many[@]}" --samples 3 -o "$work/more.jsonl"
+expect_code 0
+leank eval "$model" "${many[@]}" --samples 4 -o "$work/more.jsonl"
+expect_code 0
+expect_err 'behind 3 of 4 prompts'
+expect_out '4 prompts each'
+
+# ---- records that do not belong ----
+refused() { # REGEX
+  cp "$work/part.jsonl" "$work/before"
+  leank eval "$model" "${small[@]}" "${caches[@]}" -o "$work/part.jsonl"
+  expect_failure 1 "$1"
+  expect_no_out
+  expect_same "$work/part.jsonl" "$work/before"
+}
+cp "$work/all.jsonl" "$work/part.jsonl"
+leank eval "$model" "${small[@]}" "${caches[@]}" --seed 2 -o "$work/part.jsonl"
+expect_failure 1 "other settings: 'seed' differs"
+leank eval "$model" "${small[@]}" --baseline "think:0.5" -o "$work/part.jsonl"
+expect_failure 1 "other settings: 'caches' differs"
+leank eval "$other" "${small[@]}" "${caches[@]}" -o "$work/part.jsonl"
+check $((code == 0)) "another model is refused"
+expect_same "$work/part.jsonl" "$work/all.jsonl"
+echo 'not JSON' >"$work/part.jsonl"
+refused 'line 1: '
+printf 'no line' >"$work/part.jsonl"
+refused 'no records of leank eval'
+{ head -n 2 "$work/all.jsonl"; echo '{"task":"fwe"}'; } >"$work/part.jsonl"
+refused 'line 3: '
+{ head -n 2 "$work/all.jsonl"; sed -n 2p "$work/all.jsonl"; } >"$work/part.jsonl"
+refused 'line 3: a prompt that is there already'
+{ head -n 1 "$work/all.jsonl"; sed -n 2p "$work/all.jsonl" | sed 's/"score":[0-9.]*/"score":7/'; } \
+  >"$work/part.jsonl"
+refused "line 2: 'score' is not between 0 and 1"
+{ head -n 1 "$work/all.jsonl"; sed -n 2p "$work/all.jsonl" | sed 's/"kl":\[[^]]*\]/"kl":[-1]/'; } \
+  >"$work/part.jsonl"
+refused "line 2: 'kl' "
+
+# ---- other suites ----
+leank eval "$model" --suite ppl --lengths "600,900" --rows 64 --samples 2 "${caches[@]}" "$cpu"
+expect_code 0
+expect_out '^ppl at 600 tokens: 1 task, 2 prompts each, 126 answer rows'
+expect_out 'perplexity'
+leank eval "$model" --suite kl --lengths 900 --rows 64 --samples 1 "${caches[@]}" "$cpu" --json
+expect_code 0
+expect_json
+leank eval "$model" --suite gsm-infinite --lengths 1200 --samples 1 "$cpu"
+expect_code 0
+expect_out '^area under accuracy over operations'
+cat >"$work/hotpotqa.jsonl" <<'EOF'
+{"input":"Where?","context":"It is in Rome.","answers":["Rome"],"dataset":"hotpotqa","all_classes":null}
+{"input":"Type:","context":"Question: x\nType: Loc","answers":["Loc"],"dataset":"trec","all_classes":["Loc","Num"]}
+EOF
+leank eval "$model" --suite longbench --data "$work/hotpotqa.jsonl" --lengths 2000 "$cpu"
+expect_code 0
+expect_out '^longbench at 2000 tokens: 2 tasks, 1 prompt each'
+
+# ---- wrong usage ----
+leank eval "$model" --tasks qa_1
+expect_failure 1 "suite ruler has no task 'qa_1'"
+leank eval "$model" --lengths 8k
+expect_failure 1 '8192 tokens, but the model was made for 4096'
+leank eval "$model" --lengths 100
+expect_failure 1 'too few for task niah_single_1'
+leank eval "$model" --suite nothing
+expect_failure 2 "'nothing' is not one of ruler"
+leank eval "$model" --baseline energy
+expect_failure 2 'METHOD:RATIO'
+leank eval "$model" --baseline energy:1.5
+expect_failure 2 'METHOD:RATIO'
+leank eval "$model" --baseline uniform:0.5
+expect_failure 2 'uniform takes the alphas of the first --mask'
+leank eval "$model" --baseline uniform:0.5 --mask "$work/half.safetensors" "${small[@]}"
+expect_failure 1 'the first mask has no alphas'
+leank eval "$model" --samples 0
+expect_failure 2 'samples is at least 1'
+leank eval "$model" --suite longbench
+expect_failure 1 'longbench'
+echo '{"dataset":"hotpotqa"}' >"$work/bad.jsonl"
+leank eval "$model" --suite longbench --data "$work/bad.jsonl"
+expect_failure 1 'bad.jsonl:1: '
+leank eval "$model" -o "$work/no/folder.jsonl"
+expect_code 1
+leank eval "$model" --haystack "$work/nowhere.txt"
+expect_failure 1 'nowhere.txt'
+
+finish
