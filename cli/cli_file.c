@@ -62,3 +62,17 @@ int cli_write_file(const char *path, const char *bytes, size_t n) {
   free(beside);
   return code;
 }
+
+int cli_make_folder(const char *path) {
+  if (mkdir(path, 0777) == 0 || errno == EEXIST) return CLI_GO;
+  return cli_complain("%s: %s", path, strerror(errno));
+}
+
+int cli_write_in_folder(const char *folder, const char *name, const char *bytes, size_t n) {
+  const size_t room = strlen(folder) + strlen(name) + 2;
+  char *path = cli_alloc(room, 1);
+  snprintf(path, room, "%s/%s", folder, name);
+  int code = cli_write_file(path, bytes, n);
+  free(path);
+  return code;
+}

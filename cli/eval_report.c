@@ -1,11 +1,9 @@
 #include "eval_report.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "cli_file.h"
 #include "cli_report.h"
@@ -226,20 +224,11 @@ json_t *eval_report_json(const eval_report *r) {
 
 /* ---- files ---- */
 
-static int write_in(const char *folder, const char *name, const cli_buffer *text) {
-  const size_t room = strlen(folder) + strlen(name) + 2;
-  char *path = cli_alloc(room, 1);
-  snprintf(path, room, "%s/%s", folder, name);
-  int code = cli_write_file(path, text->data, text->n);
-  free(path);
-  return code;
-}
-
 static int write_plot(const eval_report *r, const char *folder, const char *name,
                       void (*draw)(const eval_report *, cli_buffer *), cli_buffer *page) {
   cli_buffer svg = {0};
   draw(r, &svg);
-  int code = write_in(folder, name, &svg);
+  int code = cli_write_in_folder(folder, name, svg.data, svg.n);
   cli_buffer_free(&svg);
   put(page, "\n![%s](%s)\n", name, name);
   return code;
@@ -247,16 +236,15 @@ static int write_plot(const eval_report *r, const char *folder, const char *name
 
 int eval_report_write(const eval_report *r, const char *folder) {
   cli_buffer page = {0};
-  int code = CLI_GO;
-  if (mkdir(folder, 0777) != 0 && errno != EEXIST)
-    return cli_complain("%s: %s", folder, strerror(errno));
+  int code = cli_make_folder(folder);
+  if (code != CLI_GO) return code;
   put(&page, "# %s: %s\n\n%s\n\n", r->title, leank_eval_suite_name(r->suite), r->command);
   eval_report_text(r, true, &page);
   if (r->summary->n_answers > 1) {
     if (has_scores(r)) code = write_plot(r, folder, "changes.svg", eval_plot_changes, &page);
     if (code == CLI_GO) code = write_plot(r, folder, "kl.svg", eval_plot_kl, &page);
   }
-  if (code == CLI_GO) code = write_in(folder, "report.md", &page);
+  if (code == CLI_GO) code = cli_write_in_folder(folder, "report.md", page.data, page.n);
   cli_buffer_free(&page);
   return code;
 }

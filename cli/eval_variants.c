@@ -85,9 +85,8 @@ static int open_mask(const cli_engine *engine, const char *path, eval_variants *
   return cli_check_mask(mask, path, engine->info);
 }
 
-/* A mask of these scores, deployed as `like` is (NULL: as masks are by default). */
-static int make_mask(const cli_engine *engine, const float *scores, const leank_mask *like,
-                     double ratio, size_t align, leank_budget budget, leank_mask **out) {
+int eval_variants_round(const cli_engine *engine, const float *scores, const leank_mask *like,
+                        double ratio, size_t align, leank_budget budget, leank_mask **out) {
   const leank_model_info *m = engine->info;
   leank_mask_info info;
   leank_error err;
@@ -126,7 +125,8 @@ static int make_baseline(source *s, const baseline *b, leank_mask **out) {
   if (b->kind == BASELINE_UNIFORM) {
     const float *alpha = leank_mask_get_alpha(s->first);
     if (!alpha) return cli_complain("baseline uniform: the first mask has no alphas");
-    return make_mask(s->engine, alpha, s->first, b->ratio, s->align, LEANK_BUDGET_PER_HEAD, out);
+    return eval_variants_round(s->engine, alpha, s->first, b->ratio, s->align,
+                               LEANK_BUDGET_PER_HEAD, out);
   }
   if (mask_score_needs_text(b->method) && !s->stats.k_abs) {
     int code = mask_scores_measure(s->engine, s->text, s->n_tokens, &s->stats, &n_used);
@@ -134,7 +134,8 @@ static int make_baseline(source *s, const baseline *b, leank_mask **out) {
   }
   float *scores = cli_alloc(m->n_layers * m->n_kv_heads * m->head_dim, sizeof *scores);
   mask_scores_fill(m, b->method, &s->stats, s->seed, scores);
-  int code = make_mask(s->engine, scores, s->first, b->ratio, s->align, LEANK_BUDGET_GLOBAL, out);
+  int code = eval_variants_round(s->engine, scores, s->first, b->ratio, s->align,
+                                 LEANK_BUDGET_GLOBAL, out);
   free(scores);
   return code;
 }

@@ -28,6 +28,10 @@ int eval_variants_open(const cli_engine *engine, const cli_texts *masks, const c
                        size_t align, uint64_t seed, const char *text, size_t n_tokens,
                        eval_variants *out);
 void eval_variants_close(eval_variants *variants);
+/* A mask of these scores [L][Hk][D], with the sink and recent tokens of `like` (NULL: the
+ * defaults). Complains and returns CLI_FAILURE, else CLI_GO. */
+int eval_variants_round(const cli_engine *engine, const float *scores, const leank_mask *like,
+                        double ratio, size_t align, leank_budget budget, leank_mask **out);
 /* Names and what tells masks apart, for records. */
 json_t *eval_variants_json(const eval_variants *variants);
 

@@ -19,6 +19,7 @@ static const command_entry commands[] = {
     {"learn", cmd_learn, "learn which K channels a model needs: a mask"},
     {"mask", cmd_mask, "show, plot, make, import and export masks"},
     {"eval", cmd_eval, "what masks and baselines do to answers: scores, KL, perplexity"},
+    {"analyze", cmd_analyze, "which channels masks keep, and why: frequencies, heads, tasks"},
     {"tokenize", cmd_tokenize, "text to tokens and back"},
     {"bench", cmd_bench, "measure attention, products, decode, prefill, memory"},
 };

@@ -109,18 +109,6 @@ static void draw_alpha(const mask_counts *c, plot_panel p) {
 
 /* ---- layers and heads ---- */
 
-/* Of a share above 0: from light to dark blue. */
-static void heat_colour(double share, char colour[16]) {
-  static const double stops[][3] = {{222, 235, 247}, {142, 188, 221}, {62, 122, 178}, {12, 50, 97}};
-  enum { N_INTERVALS = sizeof stops / sizeof *stops - 1 };
-  double at = share * N_INTERVALS;
-  int i = at >= N_INTERVALS ? N_INTERVALS - 1 : (int)at;
-  int rgb[3];
-  for (int k = 0; k < 3; k++)
-    rgb[k] = (int)(stops[i][k] + (at - i) * (stops[i + 1][k] - stops[i][k]) + 0.5);
-  snprintf(colour, 16, "#%02x%02x%02x", rgb[0] & 0xff, rgb[1] & 0xff, rgb[2] & 0xff);
-}
-
 /* In the line of the title: none, then a ramp from few to all channels. */
 static void draw_scale(const plot_panel *p, size_t head_dim) {
   enum { WIDTH = 128, HEIGHT = 10, N_STEPS = 32 };
@@ -130,7 +118,7 @@ static void draw_scale(const plot_panel *p, size_t head_dim) {
   snprintf(most, sizeof most, "%zu", head_dim);
   svg_crisp_begin(p->svg);
   for (int i = 0; i < N_STEPS; i++) {
-    heat_colour((i + 0.5) / N_STEPS, colour);
+    plot_heat_colour((i + 0.5) / N_STEPS, colour);
     svg_rect(p->svg, x + i * WIDTH / N_STEPS, y, WIDTH / N_STEPS, HEIGHT, colour);
   }
   svg_rect(p->svg, x - 114, y, 14, HEIGHT, none_colour);
@@ -151,7 +139,7 @@ static void draw_heads(const mask_plot *plot, plot_panel p) {
     for (size_t h = 0; h < c->n_heads; h++) {
       char colour[16];
       size_t n = leank_mask_n_kept(plot->mask, l, h);
-      heat_colour((double)n / (double)c->head_dim, colour);
+      plot_heat_colour((double)n / (double)c->head_dim, colour);
       svg_rect(p.svg, p.left + width * (double)l, p.top + height * (double)h, width, height,
                n ? colour : none_colour);
     }

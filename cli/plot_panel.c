@@ -186,3 +186,14 @@ void plot_baseline(const plot_panel *p) {
   double bottom = p->top + p->height;
   svg_line(p->svg, (svg_point){p->left, bottom}, (svg_point){p->left + p->width, bottom}, axis_pen);
 }
+
+void plot_heat_colour(double share, char colour[16]) {
+  static const double stops[][3] = {{222, 235, 247}, {142, 188, 221}, {62, 122, 178}, {12, 50, 97}};
+  enum { N_INTERVALS = sizeof stops / sizeof *stops - 1 };
+  double at = share * N_INTERVALS;
+  int i = at >= N_INTERVALS ? N_INTERVALS - 1 : (int)at;
+  int rgb[3];
+  for (int k = 0; k < 3; k++)
+    rgb[k] = (int)(stops[i][k] + (at - i) * (stops[i + 1][k] - stops[i][k]) + 0.5);
+  snprintf(colour, 16, "#%02x%02x%02x", rgb[0] & 0xff, rgb[1] & 0xff, rgb[2] & 0xff);
+}

@@ -55,4 +55,7 @@ void plot_note(const plot_panel *panel, double x, double below, svg_anchor ancho
 /* The least of 1, 2, 5 times a power of ten that is not below x > 0. */
 double plot_nice_above(double x);
 
+/* Of a share 0 .. 1: from light to dark blue. */
+void plot_heat_colour(double share, char colour[16]);
+
 #endif
