@@ -136,6 +136,38 @@ refused "line 2: 'score' is not between 0 and 1"
   >"$work/part.jsonl"
 refused "line 2: 'kl' "
 
+# ---- figures, worked by hand ----
+one=(--lengths 2500 --samples 2 --tasks "fwe,niah_single_1" --mask "$work/half.safetensors")
+leank eval "$model" "${one[@]}" --samples 1 "$cpu" -o "$work/hand.jsonl"
+expect_code 0
+answer() { # NAME SCORE ROWS AGREE NLL BYTES
+  printf '{"name":"%s","score":%s,"rows":%s,"agree":%s,"nll":%s,"bytes":%s,"k_kept":0.5,"v_kept":1' "$@"
+}
+record() { # TASK SAMPLE, dense and lean score, KL list, rows, agree
+  printf '{"task":"%s","length":2500,"sample":%s,"metric":"all","seconds":1,"answers":[%s},%s,"kl":[%s]}]}\n' \
+    "$1" "$2" "$(answer dense "$3" "$6" "$6" 0 100)" "$(answer half "$4" "$6" "$7" 1 50)" "$5"
+}
+{
+  head -n 1 "$work/hand.jsonl"
+  record fwe 0 1 0.5 0.1,0.3 2 1
+  record fwe 1 0 0.5 0.2 1 1
+  record niah_single_1 0 0 1 0.6 1 0
+  record niah_single_1 1 0 1 0.6 1 0
+} >"$work/hand"
+mv "$work/hand" "$work/hand.jsonl"
+leank eval "$model" "${one[@]}" -o "$work/hand.jsonl"
+expect_code 0
+expect_err 'going on behind 4 of 4 prompts'
+# fwe: dense 1, 0: mean 50, standard error 50; changes -50, +50: 0 +- 50. The needle, which dense
+# never finds, is not averaged.
+expect_out '^dense  .* 50\.0 \+-50\.0 '
+expect_out '^half  *50\.0%  100\.0%  *0\.00  *50\.0 \+- 0\.0  \+0\.0 \+-50\.0 '
+expect_out '^score  *single_1\*  *fwe  *average'
+expect_out '^half  *100\.0\+-0\.0  *50\.0\+-0\.0  *50\.0\+-0\.0'
+expect_out '^\* dense below 10 %: not averaged'
+# Rows .1 .3 .2 .6 .6: mean .36; of prompts .2 .2 .6 .6: standard error sqrt(.16/3/4) = .11547.
+expect_out ' 0\.36000 \+-0\.11547  0\.6000  40\.0%'
+
 # ---- other suites ----
 leank eval "$model" --suite ppl --lengths "600,900" --rows 64 --samples 2 "${caches[@]}" "$cpu"
 expect_code 0
@@ -183,5 +215,24 @@ leank eval "$model" -o "$work/no/folder.jsonl"
 expect_code 1
 leank eval "$model" --haystack "$work/nowhere.txt"
 expect_failure 1 'nowhere.txt'
+
+# ---- leank analyze ----
+leank analyze "$model" --mask "$work/half.safetensors" --lengths "1500,2000" \
+  --tasks "niah_single_1,fwe" -o "$work/analysis" "$cpu"
+expect_code 0
+expect_out '^  kept: 5[0-9]\.[0-9] % of K'
+expect_out '^4 .* at 2000 .* 1\.00$'
+expect_out '^by magnitude '
+for file in half.svg correlation.svg removal.svg; do
+  [ -s "$work/analysis/$file" ]
+  check $? "analysis/$file is there"
+done
+leank analyze "$model" --mask "$work/half.safetensors" --masks-only --json
+expect_code 0
+expect_json
+leank analyze "$model"
+expect_failure 2 'mask is missing'
+leank analyze "$model" --mask "$work/half.safetensors" --tasks nothing
+expect_failure 1 "no task 'nothing'"
 
 finish
