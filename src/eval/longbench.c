@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "base/map.h"
+#include "formats/printable.h"
 
 /* Prompts, lengths of answers and metrics as LongBench's files have them:
  * config/dataset2prompt.json, dataset2maxlen.json, pred.py and eval.py (arXiv 2308.14508, MIT). */
@@ -204,8 +205,10 @@ static leank_status take_line(const char *text, size_t n, const line_place *at, 
   json_error_t why;
   lk_longbench_item *item;
   json_t *object = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
+  LK_FAIL_IF(!object && json_error_code(&why) == json_error_out_of_memory, err, LEANK_E_MEMORY, -1,
+             "%s:%zu: out of memory", at->name, at->line);
   LK_FAIL_IF(!object, err, LEANK_E_FORMAT, at->offset, "%s:%zu: not JSON: %s", at->name, at->line,
-             why.text);
+             lk_printable(why.text, strlen(why.text)).text);
   LK_FAIL_IF(!json_is_object(object), err, LEANK_E_FORMAT, at->offset, "%s:%zu: not an object",
              at->name, at->line);
   LK_FAIL_IF(out->n == LK_MAX_LONGBENCH_LINES, err, LEANK_E_FORMAT, at->offset,
