@@ -25,7 +25,7 @@ typedef struct eval_options {
   cli_sizes lengths;
   size_t n_samples, n_rows, align, n_tokens;
   uint64_t seed;
-  const char *text, *out, *report;
+  const char *text, *out, *report, *squad, *hotpot;
   bool json, prompts;
   cli_engine_options engine;
 } eval_options;
@@ -41,6 +41,8 @@ static int parse(int argc, char **argv, eval_options *o, const char **model) {
       {0, "seed", CLI_SEED, &o->seed, "N", "of the prompts (1)"},
       {0, "haystack", CLI_TEXTS, &o->haystacks, "FILE", "prose to hide in (the built-in one)"},
       {0, "data", CLI_TEXTS, &o->data, "FILE", "LongBench files, JSON lines"},
+      {0, "squad", CLI_TEXT, &o->squad, "FILE", "SQuAD's JSON: qa_1 instead of qa_like_1"},
+      {0, "hotpot", CLI_TEXT, &o->hotpot, "FILE", "HotpotQA's JSON: qa_2 instead of qa_like_2"},
       {0, "rows", CLI_SIZE, &o->n_rows, "N", "ppl, kl: last tokens that are scored (256)"},
       {0, "align", CLI_SIZE, &o->align, "N", "baselines: kept counts are multiples of it (8)"},
       {0, "text", CLI_TEXT, &o->text, "FILE", "baselines: measure on this text (built-in prose)"},
@@ -134,8 +136,11 @@ static json_t *hashes(const cli_texts *paths) {
  * after a complaint. */
 static json_t *settings_json(const eval_options *o, const leank_model_info *model,
                              const eval_variants *variants) {
+  cli_texts files = o->data;
+  if (o->squad) cli_texts_add(&files, o->squad, strlen(o->squad));
+  if (o->hotpot) cli_texts_add(&files, o->hotpot, strlen(o->hotpot));
   json_t *j = json_object(), *lengths = json_array(), *tasks = json_array();
-  json_t *haystacks = hashes(&o->haystacks), *data = haystacks ? hashes(&o->data) : NULL;
+  json_t *haystacks = hashes(&o->haystacks), *data = haystacks ? hashes(&files) : NULL;
   leank_device device = LEANK_DEVICE_CPU;
   int index;
   cli_device(&o->engine, &device, &index);
@@ -350,6 +355,8 @@ static int open_set(const eval_options *o, const cli_engine *engine, leank_eval_
   options.files = o->data.values;
   options.n_files = o->data.n;
   options.n_rows = o->n_rows;
+  options.squad = o->squad;
+  options.hotpot = o->hotpot;
   return leank_eval_set_open(engine->model, &options, out, &err) == LEANK_OK ? CLI_GO
                                                                              : cli_fail(&err);
 }

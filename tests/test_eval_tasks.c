@@ -60,7 +60,7 @@ static const lk_quiz_task *find_task(const char *name) {
 
 /* Tokens of the quiz of a seed with n units. */
 static size_t count_tokens(const fixture *f, const lk_quiz_task *task, uint64_t seed, size_t n) {
-  const lk_quiz_source source = {{seed}, &f->haystack, LENGTH};
+  const lk_quiz_source source = {{seed}, &f->haystack, LENGTH, NULL};
   lk_quiz quiz = {0};
   leank_token *tokens = NULL;
   leank_error err = {0};
@@ -79,8 +79,9 @@ static sample make(const fixture *f, const char *name, uint64_t seed) {
   sample s = {.task = find_task(name)};
   leank_token *tokens = NULL;
   leank_error err = {0};
-  if (lk_quiz_fit(&f->prompter, s.task, &f->haystack, LENGTH, seed, &s.quiz, &tokens, &s.n_tokens,
-                  &s.units, &err) != LEANK_OK)
+  const lk_quiz_source source = {{seed}, &f->haystack, LENGTH, NULL};
+  if (lk_quiz_fit(&f->prompter, s.task, &source, &s.quiz, &tokens, &s.n_tokens, &s.units, &err) !=
+      LEANK_OK)
     fail_msg("%s: %s", name, err.message);
   lk_free(tokens);
   assert_true(s.n_tokens + s.task->max_new <= LENGTH);
@@ -498,13 +499,16 @@ static void refused(const fixture *f, const leank_eval_options *o, leank_status 
 static void test_refusals(void **state) {
   const fixture *f = *state;
   static const size_t good[] = {4096}, bad[] = {4096, 8193}, little[] = {300};
-  static const char *const unknown[] = {"qa_1"}, *const missing[] = {"/nowhere/hotpotqa.jsonl"};
+  static const char *const unknown[] = {"qa_3"}, *const of_file[] = {"qa_1"},
+                           *const missing[] = {"/nowhere/hotpotqa.jsonl"};
   leank_eval_options o = options_of(LEANK_SUITE_RULER, good, 1);
   leank_eval_prompt *p = NULL;
   leank_error err = {0};
   o.tasks = unknown;
   o.n_tasks = 1;
-  refused(f, &o, LEANK_E_ARGUMENT, "suite ruler has no task 'qa_1'");
+  refused(f, &o, LEANK_E_ARGUMENT, "suite ruler has no task 'qa_3'");
+  o.tasks = of_file;
+  refused(f, &o, LEANK_E_ARGUMENT, "task qa_1 needs the file of SQuAD");
   o = options_of(LEANK_SUITE_RULER, bad, 2);
   refused(f, &o, LEANK_E_CONTEXT, "8193 tokens, but the model was made for 8192");
   o = options_of(LEANK_SUITE_RULER, good, 0);
@@ -560,6 +564,120 @@ static void test_truncation(void **state) {
   leank_eval_set_close(&set);
 }
 
+/* ---- the user's questions ---- */
+
+#define SQUAD                                                                                      \
+  "{\"version\":\"v2.0\",\"data\":[{\"title\":\"t\",\"paragraphs\":[{\"context\":\"Rome is in "    \
+  "Italy.\",\"qas\":"                                                                              \
+  "[{\"question\":\"Where is "                                                                     \
+  "Rome?\",\"answers\":[{\"text\":\"Italy\",\"answer_start\":11},{\"text\":\"in "                  \
+  "Italy\"}]},{\"question\":\"Why?\",\"answers\":[],\"is_impossible\":true}]}]}]}"
+#define HOTPOT                                                                                     \
+  "[{\"_id\":\"1\",\"question\":\"Who?\",\"answer\":\"Ann\",\"context\":[[\"Bob\",[\"Bob met "     \
+  "Ann.\",\" "                                                                                     \
+  "It rained.\"]],[\"Ann\",[\"A painter.\"]]]}]"
+
+static leank_status parse_squad(const void *bytes, size_t n, leank_error *err) {
+  lk_qa_data data = {0};
+  const leank_status status = lk_qa_parse(bytes, n, "squad", LK_QA_SQUAD, &data, err);
+  lk_qa_free(&data);
+  return status;
+}
+
+static leank_status parse_hotpot(const void *bytes, size_t n, leank_error *err) {
+  lk_qa_data data = {0};
+  const leank_status status = lk_qa_parse(bytes, n, "hotpot", LK_QA_HOTPOT, &data, err);
+  lk_qa_free(&data);
+  return status;
+}
+
+static void test_question_files(void **state) {
+  (void)state;
+  lk_qa_data data = {0};
+  leank_error err = {0};
+  assert_int_equal(lk_qa_parse(SQUAD, strlen(SQUAD), "s", LK_QA_SQUAD, &data, &err), LEANK_OK);
+  assert_int_equal(data.n_documents, 1);
+  assert_int_equal(data.n_questions, 1);
+  assert_int_equal(data.questions[0].n_answers, 2);
+  assert_string_equal(data.questions[0].answers[1], "in Italy");
+  lk_qa_free(&data);
+  assert_int_equal(lk_qa_parse(HOTPOT, strlen(HOTPOT), "h", LK_QA_HOTPOT, &data, &err), LEANK_OK);
+  assert_int_equal(data.n_documents, 2);
+  assert_string_equal(data.documents[0], "Bob\nBob met Ann. It rained.");
+  assert_int_equal(data.questions[0].n_documents, 2);
+  lk_qa_free(&data);
+  hostile_expect(parse_squad, HOTPOT, strlen(HOTPOT), LEANK_E_FORMAT, "no \"data\" of SQuAD");
+  hostile_expect(parse_hotpot, SQUAD, strlen(SQUAD), LEANK_E_FORMAT, "no list of HotpotQA");
+  hostile_expect(parse_hotpot, "[]", 2, LEANK_E_FORMAT, "holds no question");
+  hostile_truncations(parse_squad, SQUAD, strlen(SQUAD));
+  hostile_truncations(parse_hotpot, HOTPOT, strlen(HOTPOT));
+  hostile_flips(parse_squad, SQUAD, strlen(SQUAD));
+  hostile_flips(parse_hotpot, HOTPOT, strlen(HOTPOT));
+  hostile_allocations(parse_squad, SQUAD, strlen(SQUAD));
+  hostile_allocations(parse_hotpot, HOTPOT, strlen(HOTPOT));
+}
+
+/* Two articles of twelve paragraphs, one question each, whose answer stands in it alone. */
+static void write_squad(const char *path) {
+  FILE *file = fopen(path, "w");
+  assert_non_null(file);
+  fprintf(file, "{\"data\":[");
+  for (int a = 0; a < 2; a++) {
+    fprintf(file, "%s{\"paragraphs\":[", a ? "," : "");
+    for (int p = 0; p < 12; p++)
+      fprintf(file,
+              "%s{\"context\":\"Article %d says: the answer of paragraph %d is w%d%02dx, and no "
+              "other one of all that are here.\",\"qas\":[{\"question\":\"What of %d in %d?\","
+              "\"answers\":[{\"text\":\"w%d%02dx\"}]}]}",
+              p ? "," : "", a, p, a, p, p, a, a, p);
+    fprintf(file, "]}");
+  }
+  fprintf(file, "]}");
+  fclose(file);
+}
+
+static void test_questions(void **state) {
+  const fixture *f = *state;
+  static const char path[] = LEANK_TEST_TMP "/eval-squad.json";
+  static const size_t lengths[] = {2600};
+  leank_eval_options o = options_of(LEANK_SUITE_RULER, lengths, 1);
+  size_t n_asked = 0, n_ours = 0, n_articles[2] = {0};
+  write_squad(path);
+  o.squad = path;
+  o.n_samples = 40;
+  leank_eval_set *set = open_set(f, &o);
+  assert_int_equal(leank_eval_set_size(set), 13 * 40);
+  for (size_t i = 0; i < leank_eval_set_size(set); i++) {
+    leank_eval_prompt *p = NULL, described;
+    leank_error err = {0};
+    int paragraph, article;
+    leank_eval_set_describe(set, i, &described);
+    assert_string_not_equal(described.task, "qa_like_1");
+    n_ours += strcmp(described.task, "qa_like_2") == 0;
+    if (strcmp(described.task, "qa_1") != 0) continue;
+    assert_int_equal(leank_eval_prompt_make(set, i, &p, &err), LEANK_OK);
+    assert_true(p->n_tokens + p->max_new <= 2600);
+    assert_int_equal(sscanf(strstr(p->message, "Question: "), "Question: What of %d in %d?",
+                            &paragraph, &article),
+                     2);
+    assert_int_equal(count_in(p->message, p->references[0]), 1);
+    /* Its own article comes before the other one. */
+    char own[32], other[32];
+    snprintf(own, sizeof own, "Article %d says", article);
+    snprintf(other, sizeof other, "Article %d says", 1 - article);
+    const size_t n_own = count_in(p->message, own), n_other = count_in(p->message, other);
+    assert_true(n_own == 12 || n_other == 0);
+    assert_true(n_own + n_other > 8);
+    n_articles[article]++;
+    n_asked++;
+    leank_eval_prompt_close(&p);
+  }
+  assert_int_equal(n_asked, 40);
+  assert_int_equal(n_ours, 40);
+  assert_share(n_articles[0], 40, 0.5);
+  leank_eval_set_close(&set);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_niah),
@@ -573,6 +691,8 @@ int main(void) {
       cmocka_unit_test(test_prompts_stand_alone),
       cmocka_unit_test(test_refusals),
       cmocka_unit_test(test_truncation),
+      cmocka_unit_test(test_question_files),
+      cmocka_unit_test(test_questions),
   };
   return cmocka_run_group_tests_name("eval_tasks", tests, open_fixture, close_fixture);
 }

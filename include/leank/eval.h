@@ -48,7 +48,8 @@ LEANK_API leank_status leank_eval_score(leank_eval_metric metric, const char *an
 /* ---- prompts ---- */
 
 typedef enum leank_eval_suite {
-  LEANK_SUITE_RULER = 0, /* all 13 tasks; the two of questions are "qa_like": our own documents */
+  LEANK_SUITE_RULER = 0, /* all 13 tasks; the two of questions are "qa_like", about documents of our
+                            own, where the user gives no files for "qa_1" and "qa_2" */
   LEANK_SUITE_NIAH,      /* those of needles in haystacks */
   LEANK_SUITE_GSM,       /* GSM-Infinite, symbolic: one task per number of operations */
   LEANK_SUITE_PPL,       /* prose: perplexity */
@@ -76,6 +77,9 @@ typedef struct leank_eval_options {
   const char *const *files; /* [n_files] of longbench */
   size_t n_files;
   size_t n_rows; /* of a passage: its last tokens, which are scored */
+  /* JSON files of SQuAD and of HotpotQA (distractor) or NULL: with them RULER has qa_1 and qa_2 in
+   * place of qa_like_1 and qa_like_2. */
+  const char *squad, *hotpot;
 } leank_eval_options;
 
 /* RULER at 4096 tokens, 25 samples, seed 1, 256 rows. */

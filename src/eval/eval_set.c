@@ -72,7 +72,8 @@ struct leank_eval_set {
   lk_prompter prompter;
   lk_haystack haystack;
   lk_longbench data;
-  bool own_text; /* the user's prose, which is read in its order */
+  lk_qa_data qa[2]; /* SQuAD, HotpotQA; empty where the user has no file */
+  bool own_text;    /* the user's prose, which is read in its order */
   uint64_t seed;
   size_t n_rows;
   job *jobs; /* [n] */
@@ -83,6 +84,30 @@ static bool is_asked(const leank_eval_options *o, const char *name) {
   for (size_t i = 0; i < o->n_tasks; i++)
     if (strcmp(o->tasks[i], name) == 0) return true;
   return o->n_tasks == 0;
+}
+
+/* The user's file that a task of questions is about or, of our own documents, that takes its place.
+ */
+static const char *file_of(const leank_eval_options *o, const lk_quiz_task *task) {
+  return task->kind == 2 ? o->hotpot : o->squad;
+}
+
+static bool is_of_files(const lk_quiz_task *task) { return task->write == lk_qa_write; }
+
+/* Our own documents are asked about where the user has none, or by name. */
+static bool is_wanted(const leank_eval_options *o, const lk_quiz_task *task) {
+  if (!is_asked(o, task->name)) return false;
+  if (is_of_files(task)) return file_of(o, task) != NULL;
+  return o->n_tasks > 0 || task->write != lk_qa_like_write || !file_of(o, task);
+}
+
+static leank_status check_files(const leank_eval_options *o, leank_error *err) {
+  const lk_quiz_task *task;
+  for (size_t i = 0; (task = quiz_at(o->suite, i)); i++)
+    if (is_of_files(task) && o->n_tasks > 0 && is_asked(o, task->name) && !file_of(o, task))
+      return lk_fail(err, LEANK_E_ARGUMENT, -1, "task %s needs the file of %s", task->name,
+                     task->kind == 2 ? "HotpotQA" : "SQuAD");
+  return LEANK_OK;
 }
 
 static leank_status check_tasks(const leank_eval_options *o, leank_error *err) {
@@ -106,6 +131,7 @@ static leank_status check(const leank_eval_options *o, size_t n_ctx, leank_error
   LK_FAIL_IF(!leank_eval_suite_name(o->suite), err, LEANK_E_ARGUMENT, -1, "unknown suite %d",
              (int)o->suite);
   LK_TRY(check_tasks(o, err));
+  LK_TRY(check_files(o, err));
   LK_FAIL_IF(o->n_lengths == 0 || o->n_samples == 0, err, LEANK_E_ARGUMENT, -1,
              "a set of no length or no sample");
   LK_FAIL_IF(o->n_samples > MAX_PROMPTS || o->n_lengths > MAX_PROMPTS, err, LEANK_E_ARGUMENT, -1,
@@ -187,7 +213,7 @@ static leank_status add_jobs(leank_eval_set *set, const leank_eval_options *o, l
   if (o->suite == LEANK_SUITE_LONGBENCH) LK_TRY(add_data(set, o, &room, err));
   for (size_t i = 0; (quiz = quiz_at(o->suite, i)); i++) {
     const job j = {.name = quiz->name, .task = i, .quiz = quiz};
-    if (is_asked(o, quiz->name)) LK_TRY(add_task(set, o, &room, j, err));
+    if (is_wanted(o, quiz)) LK_TRY(add_task(set, o, &room, j, err));
   }
   LK_FAIL_IF(set->n == 0, err, LEANK_E_ARGUMENT, -1, "no line of the files is of these tasks");
   qsort(set->jobs, set->n, sizeof *set->jobs, compare_jobs);
@@ -208,6 +234,8 @@ leank_status lk_eval_set_make(const leank_tokenizer *tokenizer, size_t n_ctx,
   set->own_text = o->n_haystacks > 0;
   LK_TRY(lk_prompter_open(tokenizer, &set->prompter, err));
   LK_TRY(lk_haystack_open(o->haystacks, o->n_haystacks, &set->haystack, err));
+  if (o->squad) LK_TRY(lk_qa_read(o->squad, LK_QA_SQUAD, &set->qa[0], err));
+  if (o->hotpot) LK_TRY(lk_qa_read(o->hotpot, LK_QA_HOTPOT, &set->qa[1], err));
   for (size_t i = 0; i < o->n_files; i++) LK_TRY(lk_longbench_read(o->files[i], &set->data, err));
   LK_TRY(add_jobs(set, o, err));
   *out = set;
@@ -231,6 +259,8 @@ void leank_eval_set_close(leank_eval_set **set) {
   if (!set || !*set) return;
   lk_haystack_close(&(*set)->haystack);
   lk_longbench_free(&(*set)->data);
+  lk_qa_free(&(*set)->qa[0]);
+  lk_qa_free(&(*set)->qa[1]);
   lk_free((*set)->jobs);
   lk_free(*set);
   *set = NULL;
@@ -287,8 +317,12 @@ static uint64_t seed_of(const leank_eval_set *set, const job *j) {
 static leank_status make_quiz(const leank_eval_set *set, const job *j, box *out, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_quiz quiz = {0};
-  LK_TRY(lk_quiz_fit(&set->prompter, j->quiz, &set->haystack, j->length, seed_of(set, j), &quiz,
-                     &out->tokens, &out->prompt.n_tokens, NULL, err));
+  const lk_quiz_source source = {.rng = {seed_of(set, j)},
+                                 .haystack = &set->haystack,
+                                 .length = j->length,
+                                 .qa = &set->qa[j->quiz->kind == 2]};
+  LK_TRY(lk_quiz_fit(&set->prompter, j->quiz, &source, &quiz, &out->tokens, &out->prompt.n_tokens,
+                     NULL, err));
   out->references = lk_alloc(LK_MEM_OTHER, quiz.n_references, sizeof *out->references);
   LK_FAIL_IF(!out->references, err, LEANK_E_MEMORY, -1, "out of memory");
   out->message = quiz.message.text;

@@ -72,13 +72,11 @@ static bool is_sound(const lk_quiz_task *task, const lk_quiz *quiz) {
 }
 
 leank_status lk_quiz_fit(const lk_prompter *prompter, const lk_quiz_task *task,
-                         const lk_haystack *haystack, size_t length, uint64_t seed, lk_quiz *quiz,
-                         leank_token **tokens, size_t *n_tokens, size_t *units, leank_error *err) {
+                         const lk_quiz_source *source, lk_quiz *quiz, leank_token **tokens,
+                         size_t *n_tokens, size_t *units, leank_error *err) {
   leank_status status = LEANK_OK;
-  fitting f = {.prompter = prompter,
-               .task = task,
-               .source = {.rng = {seed}, .haystack = haystack, .length = length},
-               .quiz = quiz};
+  const size_t length = source->length;
+  fitting f = {.prompter = prompter, .task = task, .source = *source, .quiz = quiz};
   size_t n = 0;
   *tokens = NULL;
   LK_FAIL_IF(length <= task->max_new, err, LEANK_E_ARGUMENT, -1,

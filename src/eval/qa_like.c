@@ -2,6 +2,7 @@
  * answers that no model has read. */
 #include <stdio.h>
 
+#include "base/alloc.h"
 #include "eval/quiz.h"
 
 /* Names are two parts of these; a person's number gives them, so that no two are alike. */
@@ -80,4 +81,58 @@ void lk_qa_like_write(const lk_quiz_source *source, int kind, size_t n, lk_quiz 
                      kind == 2 ? "the teacher of " : "", asked.name);
   lk_text_put_str(&out->begin, "Answer:");
   lk_quiz_add_reference(out, kind == 2 ? taught.town : asked.town);
+}
+
+/* ---- over the user's documents ---- */
+
+static void shuffle(lk_rng *rng, uint32_t *list, size_t n) {
+  for (size_t i = n; i > 1; i--) {
+    const size_t j = (size_t)lk_rng_below(rng, i);
+    const uint32_t kept = list[i - 1];
+    list[i - 1] = list[j];
+    list[j] = kept;
+  }
+}
+
+/* The question's documents, then those near them, then any others, up to `most` in all. Returns how
+ * many there are. */
+static size_t choose_documents(const lk_qa_data *data, const lk_qa_question *q, lk_rng *rng,
+                               size_t most, uint32_t *out) {
+  const size_t own_end = q->first + q->n_documents, near_end = q->near + q->n_near;
+  size_t n = 0, begin;
+  for (size_t i = q->first; i < own_end; i++) out[n++] = (uint32_t)i;
+  begin = n;
+  for (size_t i = q->near; i < near_end; i++)
+    if (i < q->first || i >= own_end) out[n++] = (uint32_t)i;
+  shuffle(rng, out + begin, n - begin);
+  begin = n;
+  for (size_t i = 0; i < data->n_documents; i++)
+    if (i < q->near || i >= near_end) out[n++] = (uint32_t)i;
+  shuffle(rng, out + begin, n - begin);
+  return n < most ? n : most;
+}
+
+/* Units: documents beside the question's own, and one. */
+void lk_qa_write(const lk_quiz_source *source, int kind, size_t n, lk_quiz *out) {
+  (void)kind;
+  const lk_qa_data *data = source->qa;
+  lk_rng rng = source->rng;
+  const lk_qa_question *q = &data->questions[lk_rng_below(&rng, data->n_questions)];
+  uint32_t *list = lk_alloc(LK_MEM_OTHER, data->n_documents, sizeof *list);
+  if (!list) {
+    out->message.failed = true;
+    return;
+  }
+  n = choose_documents(data, q, &rng, q->n_documents + n - 1, list);
+  shuffle(&rng, list, n);
+  lk_text_put_format(&out->message, "%s\n\nThe following are given documents.\n\n", instruction);
+  for (size_t i = 0; i < n; i++) {
+    lk_text_put_format(&out->message, "%sDocument %zu:\n", i ? "\n\n" : "", i + 1);
+    lk_text_put_str(&out->message, data->documents[list[i]]);
+  }
+  lk_text_put_format(&out->message, "\n\n%s\n\nQuestion: ", instruction);
+  lk_text_put_str(&out->message, q->text);
+  lk_text_put_str(&out->begin, "Answer:");
+  for (size_t i = 0; i < q->n_answers; i++) lk_quiz_add_reference(out, q->answers[i]);
+  lk_free(list);
 }

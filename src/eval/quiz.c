@@ -32,6 +32,8 @@ static const lk_quiz_task tasks[] = {
     {"fwe", LEANK_SUITE_RULER, LEANK_METRIC_ALL, 50, 40, 1 << 22, false, 0, lk_fwe_write},
     {"qa_like_1", LEANK_SUITE_RULER, LEANK_METRIC_PART, 32, 2, 4900, true, 1, lk_qa_like_write},
     {"qa_like_2", LEANK_SUITE_RULER, LEANK_METRIC_PART, 32, 2, 4900, true, 2, lk_qa_like_write},
+    {"qa_1", LEANK_SUITE_RULER, LEANK_METRIC_PART, 32, 1, 1 << 24, false, 1, lk_qa_write},
+    {"qa_2", LEANK_SUITE_RULER, LEANK_METRIC_PART, 32, 1, 1 << 24, false, 2, lk_qa_write},
     {"symbolic_op1", LEANK_SUITE_GSM, LEANK_METRIC_VARIABLES, 96, 1, 400000, false, 1,
      lk_symbolic_write},
     {"symbolic_op2", LEANK_SUITE_GSM, LEANK_METRIC_VARIABLES, 96, 1, 400000, false, 2,

@@ -6,6 +6,7 @@
 #include <leank/eval.h>
 
 #include "base/rng.h"
+#include "eval/qa_files.h"
 #include "text/haystack.h"
 #include "text/text_buffer.h"
 
@@ -30,7 +31,8 @@ void lk_quiz_add_reference(lk_quiz *quiz, const char *text);
 typedef struct lk_quiz_source {
   lk_rng rng; /* a copy of it draws */
   const lk_haystack *haystack;
-  size_t length; /* the budget in tokens */
+  size_t length;        /* the budget in tokens */
+  const lk_qa_data *qa; /* of lk_qa_write */
 } lk_quiz_source;
 
 typedef struct lk_quiz_task {
@@ -65,6 +67,8 @@ void lk_cwe_write(const lk_quiz_source *source, int kind, size_t n, lk_quiz *out
 void lk_fwe_write(const lk_quiz_source *source, int kind, size_t n, lk_quiz *out);
 /* kind: 1 or 2 documents are needed for the answer. */
 void lk_qa_like_write(const lk_quiz_source *source, int kind, size_t n, lk_quiz *out);
+/* Questions of the user's files; they stand in for the tasks above. */
+void lk_qa_write(const lk_quiz_source *source, int kind, size_t n, lk_quiz *out);
 /* kind: variables of the tree. */
 void lk_symbolic_write(const lk_quiz_source *source, int kind, size_t n, lk_quiz *out);
 

@@ -188,8 +188,10 @@ expect_code 0
 expect_out '^longbench at 2000 tokens: 2 tasks, 1 prompt each'
 
 # ---- wrong usage ----
+leank eval "$model" --tasks qa_3
+expect_failure 1 "suite ruler has no task 'qa_3'"
 leank eval "$model" --tasks qa_1
-expect_failure 1 "suite ruler has no task 'qa_1'"
+expect_failure 1 'task qa_1 needs the file of SQuAD'
 leank eval "$model" --lengths 8k
 expect_failure 1 '8192 tokens, but the model was made for 4096'
 leank eval "$model" --lengths 100
