@@ -533,7 +533,6 @@ static void mock_append(lk_cuda_device *dev, const lk_cuda_view *view, const flo
   LAUNCH(dev, run_append, a);
 }
 
-/* k is not turned in place, but nothing may read it afterwards. */
 static void mock_rope_append(lk_cuda_device *dev, const lk_cuda_view *view, float *q,
                              const float *k, const float *v, size_t n_rows, bool pairs,
                              const float *cos_sin, const lk_slot *slots) {

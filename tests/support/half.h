@@ -13,7 +13,7 @@ static inline uint16_t lk_f32_to_f16(float x) {
   const float size = fminf(fabsf(x), 65504.0f);
   int exponent;
   if (isnan(x)) return LK_F16_NAN;
-  frexpf(size, &exponent); /* size < 2^exponent */
+  frexpf(size, &exponent);                         /* size < 2^exponent */
   if (size == 0 || exponent < -13) exponent = -13; /* frexpf of 0 is 0 */
   /* Units of the last of 11 bits, on the exponent: a carry goes there by itself. */
   const uint16_t units = (uint16_t)nearbyintf(ldexpf(size, 11 - exponent));
