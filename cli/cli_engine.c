@@ -161,6 +161,13 @@ int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, lean
   return status == LEANK_OK ? CLI_GO : cli_fail(&err);
 }
 
+int cli_engine_keep_weights(const cli_engine *engine, leank_session **out) {
+  leank_device device;
+  int index, code = cli_device(&engine->options, &device, &index);
+  if (code != CLI_GO || device == LEANK_DEVICE_CPU) return code;
+  return cli_engine_session(engine, false, LEANK_PAGE_TOKENS, out);
+}
+
 int cli_make_plan(const leank_model_info *info, const leank_mask *mask,
                   const cli_engine_options *options, size_t n_tokens, size_t n_seqs,
                   leank_plan *out) {

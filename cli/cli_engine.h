@@ -98,6 +98,11 @@ int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, lean
 leank_status cli_engine_try_session(const cli_engine *engine, bool masked, size_t n_ctx,
                                     leank_session **out, leank_error *err);
 
+/* Weights stay on a device as long as a session of the model is open: where there is a device,
+ * opens one that is small, to span many others, so that they are not loaded for each; else *out is
+ * left. Complains and returns CLI_FAILURE, else CLI_GO. */
+int cli_engine_keep_weights(const cli_engine *engine, leank_session **out);
+
 /* The memory plan of n_seqs sequences of n_tokens, dense or masked as cli_engine_session does. */
 int cli_make_plan(const leank_model_info *info, const leank_mask *mask,
                   const cli_engine_options *options, size_t n_tokens, size_t n_seqs,

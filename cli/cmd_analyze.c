@@ -325,11 +325,13 @@ static int analyze(const analyze_options *o, const cli_engine *engine, const cha
   analysis a = {.engine = engine, .title = title};
   measuring m = {.options = o, .engine = engine, .variants = &variants, .a = &a};
   cli_buffer text = {0};
+  leank_session *kept = NULL;
   m.all = stats_open(n_channels(engine->info));
   int code = eval_variants_open(engine, &o->masks, &none, 1, 0, NULL, 0, &variants);
   if (code == CLI_GO) read_masks(&variants, engine->info, &a);
   if (code == CLI_GO && !o->masks_only) {
-    code = open_set(o, engine, &m.set);
+    code = cli_engine_keep_weights(engine, &kept);
+    if (code == CLI_GO) code = open_set(o, engine, &m.set);
     if (code == CLI_GO) code = measure_all(&m);
     if (code == CLI_GO && !o->no_removal) code = remove_channels(&m);
   }
@@ -345,6 +347,7 @@ static int analyze(const analyze_options *o, const cli_engine *engine, const cha
   }
   if (code == CLI_INTERRUPTED) cli_complain("interrupted");
   cli_buffer_free(&text);
+  leank_session_close(&kept);
   stats_close(&m.all);
   leank_eval_set_close(&m.set);
   analysis_free(&a);

@@ -366,15 +366,6 @@ static const char *title_of(const cli_engine *engine, const char *path) {
   return engine->info->name[0] ? engine->info->name : slash ? slash + 1 : path;
 }
 
-/* Weights stay on a device as long as a session of the model is open: one that is small, but spans
- * the run, so that they are not loaded for every prompt. */
-static int keep_weights(const cli_engine *engine, leank_session **out) {
-  leank_device device;
-  int index, code = cli_device(&engine->options, &device, &index);
-  if (code != CLI_GO || device == LEANK_DEVICE_CPU) return code;
-  return cli_engine_session(engine, false, LEANK_PAGE_TOKENS, out);
-}
-
 static int evaluate(const eval_options *o, const cli_engine *engine, const leank_eval_set *set,
                     const char *path) {
   eval_variants variants = {0};
@@ -383,7 +374,7 @@ static int evaluate(const eval_options *o, const cli_engine *engine, const leank
   leank_session *kept = NULL;
   asking a = {
       .options = o, .engine = engine, .set = set, .variants = &variants, .records = &records};
-  int code = keep_weights(engine, &kept);
+  int code = cli_engine_keep_weights(engine, &kept);
   if (code == CLI_GO)
     code = eval_variants_open(engine, &o->masks, &o->baselines, o->align, o->seed, o->text,
                               o->n_tokens, &variants);

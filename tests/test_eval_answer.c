@@ -374,6 +374,30 @@ static void test_stopping(void **state) {
   }
 }
 
+static void test_no_memory(void **state) {
+  const fixture *f = *state;
+  const leank_eval_prompt p = prompt_of(f, false);
+  leank_eval_run_options o = run_options();
+  leank_eval_variant variants[N_VARIANTS];
+  leank_eval_result results[1 + N_VARIANTS];
+  const size_t before = hostile_mem_in_use();
+  leank_status status = LEANK_E_MEMORY;
+  size_t n_failed = 0;
+  o.session.n_threads = 1;
+  fill_variants(f, variants);
+  for (size_t n = 1; status != LEANK_OK; n += 1 + n / 16) {
+    leank_error err = {0};
+    lk_alloc_fail_nth(n);
+    status = leank_eval_answer(f->model, &p, variants, N_VARIANTS, &o, results, &err);
+    lk_alloc_fail_nth(0);
+    assert_true(status == LEANK_OK || status == LEANK_E_MEMORY);
+    clear(results, 1 + N_VARIANTS);
+    assert_int_equal(hostile_mem_in_use(), before);
+    n_failed += status != LEANK_OK;
+  }
+  assert_true(n_failed > 20);
+}
+
 static void test_refusals(void **state) {
   const fixture *f = *state;
   leank_eval_prompt p = prompt_of(f, false);
@@ -391,9 +415,9 @@ static void test_refusals(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_answers),  cmocka_unit_test(test_figures),
-      cmocka_unit_test(test_think),    cmocka_unit_test(test_stopping),
-      cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_answers),   cmocka_unit_test(test_figures),
+      cmocka_unit_test(test_think),     cmocka_unit_test(test_stopping),
+      cmocka_unit_test(test_no_memory), cmocka_unit_test(test_refusals),
   };
   return cmocka_run_group_tests_name("eval_answer", tests, open_fixture, close_fixture);
 }

@@ -532,6 +532,37 @@ static void test_refusals(void **state) {
   leank_eval_set_close(&set);
 }
 
+/* Every allocation fails in turn: LEANK_E_MEMORY, nothing leaks. */
+static void test_no_memory(void **state) {
+  const fixture *f = *state;
+  static const size_t lengths[] = {1500};
+  static const char *const tasks[] = {"niah_multivalue", "cwe", "fwe", "qa_like_2"};
+  for (size_t t = 0; t < sizeof tasks / sizeof *tasks; t++) {
+    leank_eval_options o = options_of(LEANK_SUITE_RULER, lengths, 1);
+    const size_t before = hostile_mem_in_use();
+    leank_status status = LEANK_E_MEMORY;
+    size_t n_failed = 0;
+    o.tasks = &tasks[t];
+    o.n_tasks = 1;
+    for (size_t n = 1; status != LEANK_OK; n += n < 40 ? 1 : 29) {
+      leank_eval_set *set = NULL;
+      leank_eval_prompt *p = NULL;
+      leank_error err = {0};
+      lk_alloc_fail_nth(n);
+      status = lk_eval_set_make(f->tokenizer, N_CTX, &o, &set, &err);
+      if (status == LEANK_OK) status = leank_eval_prompt_make(set, 0, &p, &err);
+      lk_alloc_fail_nth(0);
+      assert_true(status == LEANK_OK || status == LEANK_E_MEMORY);
+      assert_true((status == LEANK_OK) == (p != NULL));
+      leank_eval_prompt_close(&p);
+      leank_eval_set_close(&set);
+      assert_int_equal(hostile_mem_in_use(), before);
+      n_failed += status != LEANK_OK;
+    }
+    assert_true(n_failed > 40);
+  }
+}
+
 /* ---- LongBench's prompts ---- */
 
 static void test_truncation(void **state) {
@@ -690,6 +721,7 @@ int main(void) {
       cmocka_unit_test(test_seed),
       cmocka_unit_test(test_prompts_stand_alone),
       cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_no_memory),
       cmocka_unit_test(test_truncation),
       cmocka_unit_test(test_question_files),
       cmocka_unit_test(test_questions),
