@@ -30,12 +30,13 @@ typedef struct run {
   const leank_eval_prompt *prompt;
   const leank_eval_run_options *options;
   leank_session *dense;
+  lk_team *team;          /* for rows */
   leank_head_stats stats; /* of ThinK: all keys, the last queries */
   float *logits;          /* [V] of the last row of the prompt */
   float *step;            /* [V] */
   leank_token *answer;    /* [n_answer] the dense answer, or the passage */
   size_t n_answer;
-  lk_dense_rows rows; /* [n_answer - 1] what follows each of its tokens */
+  lk_logit_rows rows; /* [n_answer - 1] what follows each of its tokens */
   leank_token *own;   /* [room] a variant's answer */
   size_t room;
   uint64_t done, part; /* progress: units before the call that runs, and its own */
@@ -207,14 +208,14 @@ static leank_status answer_dense(run *r, leank_eval_result *out, leank_error *er
     LK_TRY(judge(r, r->answer, r->n_answer, out, err));
     LK_TRY(leank_session_rewind(r->dense, 0, p->n_tokens, err));
   }
-  LK_TRY(lk_dense_rows_open(r->n_answer - 1, r->info->n_vocab, &r->rows, err));
-  LK_TRY(
-      score_rows(r, r->dense, r->n_answer - 1, lk_dense_rows_sink(&r->rows, r->answer + 1), err));
-  LK_FAIL_IF(!r->rows.finite, err, LEANK_E_STATE, -1,
+  LK_TRY(lk_logit_rows_open(NULL, r->answer + 1, r->n_answer - 1, r->info->n_vocab, r->team,
+                            &r->rows, err));
+  LK_TRY(score_rows(r, r->dense, r->n_answer - 1, lk_logit_rows_sink(&r->rows), err));
+  LK_FAIL_IF(!lk_logit_rows_are_finite(&r->rows), err, LEANK_E_STATE, -1,
              "logits are not finite: weights hold NaN or infinity, or are too large");
   LK_TRY(leank_session_rewind(r->dense, 0, p->n_tokens, err));
   out->n_rows = out->n_agree = r->n_answer - 1;
-  out->nll = r->rows.nll;
+  out->nll = lk_logit_rows_nll(&r->rows);
 cleanup:
   return status;
 }
@@ -276,14 +277,15 @@ static leank_status go_back(const run *r, leank_session *session, size_t n, lean
 
 /* The variant's own answer, from what its rows foretold: the dense one up to the row that differs,
  * then by itself. */
-static leank_status own_answer(run *r, leank_session *session, const lk_variant_rows *rows,
+static leank_status own_answer(run *r, leank_session *session, const lk_logit_rows *rows,
                                leank_eval_result *out, leank_error *err) {
   leank_status status = LEANK_OK;
+  const size_t differs = lk_logit_rows_differ(rows);
   size_t n = r->n_answer;
   memcpy(r->own, r->answer, n * sizeof *r->own);
-  if (rows->differs < r->n_answer - 1) {
-    n = rows->differs + 2;
-    r->own[n - 1] = rows->instead;
+  if (differs < rows->n) {
+    n = differs + 2;
+    r->own[n - 1] = rows->row[differs].top;
     LK_TRY(go_back(r, session, n - 1, err));
     LK_TRY(decode(r, session, r->own, r->room, &n, err));
   }
@@ -297,7 +299,7 @@ static leank_status answer_variant(run *r, const leank_eval_variant *variant,
   leank_status status = LEANK_OK;
   leank_session *session = NULL;
   leank_mask *made = NULL;
-  lk_variant_rows rows = {0};
+  lk_logit_rows rows = {0};
   if (!variant->mask) LK_TRY(think_mask(r, variant, &made, err));
   const leank_mask *mask = made ? made : variant->mask;
   count_kept(mask, out);
@@ -307,16 +309,20 @@ static leank_status answer_variant(run *r, const leank_eval_variant *variant,
   out->n_rows = r->n_answer - 1;
   out->kl = lk_alloc(LK_MEM_OTHER, out->n_rows, sizeof *out->kl);
   LK_FAIL_IF(!out->kl, err, LEANK_E_MEMORY, -1, "out of memory");
-  rows = lk_variant_rows_begin(&r->rows, r->answer + 1, out->kl);
-  LK_TRY(score_rows(r, session, out->n_rows, lk_variant_rows_sink(&rows), err));
-  LK_FAIL_IF(!rows.finite, err, LEANK_E_STATE, -1, "logits under a mask are not finite");
-  out->n_agree = rows.n_agree;
-  out->nll = rows.nll;
+  LK_TRY(lk_logit_rows_open(&r->rows, r->answer + 1, out->n_rows, r->info->n_vocab, r->team, &rows,
+                            err));
+  LK_TRY(score_rows(r, session, out->n_rows, lk_logit_rows_sink(&rows), err));
+  LK_FAIL_IF(!lk_logit_rows_are_finite(&rows), err, LEANK_E_STATE, -1,
+             "logits under a mask are not finite");
+  for (size_t i = 0; i < rows.n; i++) out->kl[i] = (float)rows.row[i].kl;
+  out->n_agree = lk_logit_rows_agree(&rows);
+  out->nll = lk_logit_rows_nll(&rows);
   if (r->prompt->passage)
     LK_TRY(judge(r, r->own, 0, out, err));
   else
     LK_TRY(own_answer(r, session, &rows, out, err));
 cleanup:
+  lk_logit_rows_close(&rows);
   leank_session_close(&session);
   leank_mask_close(&made);
   return status;
@@ -341,7 +347,8 @@ cleanup:
 
 static void run_close(run *r) {
   leank_session_close(&r->dense);
-  lk_dense_rows_close(&r->rows);
+  lk_logit_rows_close(&r->rows);
+  lk_team_close(&r->team);
   lk_free(r->stats.k_sq);
   lk_free(r->stats.q_sq);
   lk_free(r->logits);
@@ -370,6 +377,9 @@ leank_status leank_eval_answer(const leank_model *model, const leank_eval_prompt
   r.logits = lk_alloc(LK_MEM_OTHER, info->n_vocab, sizeof *r.logits);
   r.step = lk_alloc(LK_MEM_OTHER, info->n_vocab, sizeof *r.step);
   LK_FAIL_IF(!r.logits || !r.step, err, LEANK_E_MEMORY, -1, "out of memory");
+  LK_TRY(lk_team_open(r.options->session.n_threads ? r.options->session.n_threads
+                                                   : lk_parallel_default_threads(),
+                      &r.team, err));
   LK_TRY(open_session(&r, NULL, &r.dense, err));
   LK_TRY(read_prompt(&r, think, err));
   r.done = UNITS_READ;

@@ -11,6 +11,8 @@ leank_token lk_argmax(const float *logits, size_t n_vocab) {
   return (leank_token)best;
 }
 
+/* ---- one row ---- */
+
 /* ln of the sum of e^x. */
 static double log_sum_exp(const float *x, size_t n, float largest) {
   double sum = 0;
@@ -18,84 +20,106 @@ static double log_sum_exp(const float *x, size_t n, float largest) {
   return (double)largest + log(sum);
 }
 
-/* ---- dense ---- */
+/* Probabilities of x to p; the sum of p ln p. */
+static double fill_probabilities(const float *x, size_t n, double total, float *p) {
+  double sum = 0;
+  for (size_t i = 0; i < n; i++) {
+    const double logp = (double)x[i] - total;
+    p[i] = expf((float)logp);
+    if (p[i] > 0) sum += (double)p[i] * logp;
+  }
+  return sum;
+}
 
-leank_status lk_dense_rows_open(size_t n, size_t n_vocab, lk_dense_rows *out, leank_error *err) {
+/* sum of p ln q for logits x of q. */
+static double cross_entropy(const float *p, const float *x, size_t n, double total) {
+  double sum = 0;
+  for (size_t i = 0; i < n; i++)
+    if (p[i] > 0) sum += (double)p[i] * ((double)x[i] - total);
+  return sum;
+}
+
+typedef struct rows_job {
+  lk_logit_rows *rows;
+  size_t first;
+  const float *logits; /* [..][V] from row `first` on */
+} rows_job;
+
+static void take_row(void *ctx, size_t item, size_t thread) {
+  const rows_job *job = ctx;
+  lk_logit_rows *rows = job->rows;
+  const size_t at = job->first + item, n = rows->n_vocab;
+  const float *x = job->logits + item * n;
+  lk_row *row = &rows->row[at];
+  (void)thread;
+  row->top = lk_argmax(x, n);
+  const double total = log_sum_exp(x, n, x[row->top]);
+  row->nll = total - (double)x[rows->next[at]];
+  if (!rows->dense) {
+    row->dense_logp = fill_probabilities(x, n, total, rows->p + at * n);
+    return;
+  }
+  const double kl =
+      rows->dense->row[at].dense_logp - cross_entropy(rows->dense->p + at * n, x, n, total);
+  row->kl = kl < 0 ? 0 : kl; /* by rounding; NaN stays */
+}
+
+static void take_rows(lk_row_sink *sink, size_t first, size_t n, const float *logits) {
+  lk_logit_rows *rows = sink->to;
+  rows_job job = {rows, first, logits};
+  lk_parallel_for(rows->team, n, take_row, &job);
+}
+
+/* ---- all rows ---- */
+
+leank_status lk_logit_rows_open(const lk_logit_rows *dense, const leank_token *next, size_t n,
+                                size_t n_vocab, lk_team *team, lk_logit_rows *out,
+                                leank_error *err) {
   size_t size;
-  lk_dense_rows rows = {.n = n, .n_vocab = n_vocab, .finite = true};
+  lk_logit_rows rows = {.dense = dense, .team = team, .next = next, .n = n, .n_vocab = n_vocab};
   const bool fits = lk_mul(n_vocab, sizeof *rows.p, &size);
-  rows.p = fits ? lk_alloc(LK_MEM_SCRATCH, n, size) : NULL;
-  rows.sum_logp = lk_alloc(LK_MEM_OTHER, n, sizeof *rows.sum_logp);
-  rows.top = lk_alloc(LK_MEM_OTHER, n, sizeof *rows.top);
+  rows.row = lk_alloc(LK_MEM_OTHER, n, sizeof *rows.row);
+  rows.p = fits && !dense ? lk_alloc(LK_MEM_SCRATCH, n, size) : NULL;
   *out = rows;
-  if (rows.p && rows.sum_logp && rows.top) return LEANK_OK;
-  lk_dense_rows_close(out);
+  if (rows.row && (dense || rows.p)) return LEANK_OK;
+  lk_logit_rows_close(out);
   return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory");
 }
 
-void lk_dense_rows_close(lk_dense_rows *rows) {
+void lk_logit_rows_close(lk_logit_rows *rows) {
   lk_free(rows->p);
-  lk_free(rows->sum_logp);
-  lk_free(rows->top);
-  *rows = (lk_dense_rows){0};
+  lk_free(rows->row);
+  *rows = (lk_logit_rows){0};
 }
 
-static void take_dense(lk_row_sink *sink, size_t first, size_t n, const float *logits) {
-  lk_dense_rows *rows = sink->to;
-  for (size_t r = 0; r < n; r++) {
-    const float *x = logits + r * rows->n_vocab;
-    float *p = rows->p + (first + r) * rows->n_vocab;
-    const leank_token top = lk_argmax(x, rows->n_vocab);
-    const double total = log_sum_exp(x, rows->n_vocab, x[top]);
-    double sum = 0;
-    for (size_t i = 0; i < rows->n_vocab; i++) {
-      const double logp = (double)x[i] - total;
-      p[i] = expf((float)logp);
-      if (p[i] > 0) sum += (double)p[i] * logp;
-    }
-    rows->finite = rows->finite && isfinite(total) && isfinite(sum);
-    rows->sum_logp[first + r] = sum;
-    rows->top[first + r] = top;
-    rows->nll += total - (double)x[sink->next[first + r]];
-  }
+lk_row_sink lk_logit_rows_sink(lk_logit_rows *rows) {
+  return (lk_row_sink){.take = take_rows, .to = rows};
 }
 
-lk_row_sink lk_dense_rows_sink(lk_dense_rows *rows, const leank_token *next) {
-  return (lk_row_sink){.take = take_dense, .to = rows, .next = next};
+bool lk_logit_rows_are_finite(const lk_logit_rows *rows) {
+  for (size_t i = 0; i < rows->n; i++)
+    if (!isfinite(rows->row[i].nll) || !isfinite(rows->row[i].dense_logp) ||
+        !isfinite(rows->row[i].kl))
+      return false;
+  return true;
 }
 
-/* ---- variants ---- */
-
-lk_variant_rows lk_variant_rows_begin(const lk_dense_rows *dense, const leank_token *next,
-                                      float *kl) {
-  return (lk_variant_rows){
-      .dense = dense, .next = next, .kl = kl, .differs = dense->n, .finite = true};
+double lk_logit_rows_nll(const lk_logit_rows *rows) {
+  double sum = 0;
+  for (size_t i = 0; i < rows->n; i++) sum += rows->row[i].nll;
+  return sum;
 }
 
-static void take_variant(lk_row_sink *sink, size_t first, size_t n, const float *logits) {
-  lk_variant_rows *rows = sink->to;
-  const lk_dense_rows *dense = rows->dense;
-  for (size_t r = 0; r < n; r++) {
-    const size_t row = first + r;
-    const float *x = logits + r * dense->n_vocab, *p = dense->p + row * dense->n_vocab;
-    const leank_token top = lk_argmax(x, dense->n_vocab);
-    const double total = log_sum_exp(x, dense->n_vocab, x[top]);
-    double sum = 0;
-    for (size_t i = 0; i < dense->n_vocab; i++)
-      if (p[i] > 0) sum += (double)p[i] * ((double)x[i] - total);
-    const double kl = dense->sum_logp[row] - sum;
-    rows->finite = rows->finite && isfinite(kl);
-    rows->kl[row] = (float)(kl > 0 ? kl : 0);
-    rows->n_agree += top == dense->top[row];
-    rows->nll += total - (double)x[rows->next[row]];
-    /* Where the dense pass and the dense step disagree by rounding, both are the dense answer. */
-    if (rows->differs == dense->n && top != rows->next[row] && top != dense->top[row]) {
-      rows->differs = row;
-      rows->instead = top;
-    }
-  }
+size_t lk_logit_rows_agree(const lk_logit_rows *rows) {
+  size_t n = 0;
+  for (size_t i = 0; i < rows->n; i++) n += rows->row[i].top == rows->dense->row[i].top;
+  return n;
 }
 
-lk_row_sink lk_variant_rows_sink(lk_variant_rows *rows) {
-  return (lk_row_sink){.take = take_variant, .to = rows, .next = rows->next};
+size_t lk_logit_rows_differ(const lk_logit_rows *rows) {
+  size_t i = 0;
+  while (i < rows->n &&
+         (rows->row[i].top == rows->next[i] || rows->row[i].top == rows->dense->row[i].top))
+    i++;
+  return i;
 }
