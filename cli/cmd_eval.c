@@ -304,7 +304,8 @@ static int show(const eval_options *o, const asking *a, const char *title) {
            leank_eval_suite_name((leank_eval_suite)o->suite), o->n_samples, o->seed,
            o->haystacks.n ? "the user's" : leank_sample_text_name(),
            cli_kv_type_name(o->engine.kv_type));
-  const eval_report report = {&summary, a->names, (leank_eval_suite)o->suite, title, command};
+  const eval_report report = {&summary, a->names, o->masks.n, (leank_eval_suite)o->suite,
+                              title,    command};
   if (o->json) {
     cli_json_print(eval_report_json(&report), false);
   } else {

@@ -1,6 +1,7 @@
 /* Plots of `leank eval`: a row per variant, a group of rows per length. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "eval_report.h"
 #include "plot_panel.h"
@@ -144,4 +145,75 @@ void eval_plot_kl(const eval_report *report, cli_buffer *svg) {
                  true};
   range_of(&c);
   draw(&c);
+}
+
+/* ---- KL against bytes ---- */
+
+/* A variant's place: its bytes as a share of the dense ones, and its KL. */
+static svg_point bytes_and_kl(const eval_block *b, size_t answer) {
+  const eval_cell *c = &b->all[answer];
+  const double dense = b->all[0].bytes;
+  return (svg_point){dense > 0 ? 100 * c->bytes / dense : 0, c->kl.mean};
+}
+
+static int compare_points(const void *a, const void *b) {
+  const double x = ((const svg_point *)a)->x, y = ((const svg_point *)b)->x;
+  return (x > y) - (x < y);
+}
+
+/* Names of masks stand below their line. */
+static void draw_point(const plot_panel *p, svg_point value, bool mask, const char *name) {
+  if (!(value.y > 0)) return;
+  const svg_point at = plot_at(p, value.x, value.y);
+  svg_disc(p->svg, at, 4, mask ? PLOT_BLUE : PLOT_ORANGE);
+  svg_text(p->svg, (svg_point){at.x + 7, at.y + (mask ? 17 : 4)},
+           (svg_font){10.5, PLOT_INK, SVG_START, false, false}, name);
+}
+
+static void fit_axes(const eval_report *r, const eval_block *b, plot_panel *p) {
+  double low = INFINITY, high = 0, left = 100;
+  for (size_t a = 1; a < r->summary->n_answers; a++) {
+    const svg_point v = bytes_and_kl(b, a);
+    if (v.y > 0) low = fmin(low, v.y);
+    high = fmax(high, v.y);
+    left = fmin(left, v.x);
+  }
+  p->x0 = fmax(0, floor(left / 10) * 10);
+  p->x1 = 100;
+  if (p->x0 > 90) p->x0 = 90;
+  p->y0 = high > 0 ? pow(10, floor(log10(low))) : 1e-6;
+  p->y1 = high > 0 ? pow(10, ceil(log10(high) + 1e-9)) : 1e-5;
+  if (p->y1 <= p->y0) p->y1 = 10 * p->y0;
+}
+
+void eval_plot_bytes(const eval_report *report, cli_buffer *svg) {
+  static const plot_key keys[] = {{PLOT_STROKE, PLOT_BLUE, "masks"},
+                                  {PLOT_BOX, PLOT_ORANGE, "baselines"}};
+  plot_panel p = {.svg = svg, .left = 90, .top = 96, .width = 680, .height = 380, .log_y = true};
+  const eval_block *block = NULL;
+  char title[160];
+  for (size_t i = 0; i < report->summary->n_blocks; i++)
+    if (report->summary->blocks[i].n_rows > 0) block = &report->summary->blocks[i];
+  svg_begin(svg, 960, 540, "KL against bytes of the cache");
+  if (block) {
+    svg_point *line = cli_alloc(report->n_masks, sizeof *line);
+    for (size_t i = 0; i < report->n_masks; i++) line[i] = bytes_and_kl(block, 1 + i);
+    qsort(line, report->n_masks, sizeof *line, compare_points);
+    fit_axes(report, block, &p);
+    svg_text(svg, (svg_point){20, 32}, (svg_font){17, PLOT_INK, SVG_START, true, false},
+             "KL(dense || pruned) against bytes of the cache");
+    snprintf(title, sizeof title, "%.100s, %zu tokens", report->title, block->length);
+    plot_title(&p, title);
+    plot_legend(&p, keys, 2);
+    plot_y_ticks(&p, "");
+    plot_y_label(&p, "KL of answer rows, nats");
+    plot_x_ticks(&p);
+    plot_x_label(&p, 37, "K and V of the prompt, % of the dense cache");
+    plot_baseline(&p);
+    plot_curve(&p, line, report->n_masks, (svg_pen){PLOT_BLUE, 2, NULL});
+    for (size_t a = 1; a < report->summary->n_answers; a++)
+      draw_point(&p, bytes_and_kl(block, a), a <= report->n_masks, report->names[a]);
+    free(line);
+  }
+  svg_end(svg);
 }

@@ -243,6 +243,7 @@ int eval_report_write(const eval_report *r, const char *folder) {
   if (r->summary->n_answers > 1) {
     if (has_scores(r)) code = write_plot(r, folder, "changes.svg", eval_plot_changes, &page);
     if (code == CLI_GO) code = write_plot(r, folder, "kl.svg", eval_plot_kl, &page);
+    if (code == CLI_GO) code = write_plot(r, folder, "bytes.svg", eval_plot_bytes, &page);
   }
   if (code == CLI_GO) code = cli_write_in_folder(folder, "report.md", page.data, page.n);
   cli_buffer_free(&page);

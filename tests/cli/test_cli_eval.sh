@@ -45,7 +45,7 @@ expect_out '^random:0\.7 '
 cp "$work/out" "$work/table"
 [ "$(wc -l <"$work/all.jsonl")" -eq 7 ]
 check $? "settings and 6 prompts"
-for file in report.md changes.svg kl.svg; do
+for file in report.md changes.svg kl.svg bytes.svg; do
   [ -s "$work/report/$file" ]
   check $? "report/$file is there"
 done
@@ -53,7 +53,7 @@ grep -q '^| half |' "$work/report/report.md"
 check $? "a table in Markdown"
 if command -v python3 >/dev/null 2>&1; then
   python3 -c 'import sys, xml.dom.minidom as x
-for name in sys.argv[1:]: x.parse(name)' "$work/report/changes.svg" "$work/report/kl.svg"
+for name in sys.argv[1:]: x.parse(name)' "$work/report/"*.svg
   check $? "the plots are XML"
 fi
 
