@@ -235,6 +235,22 @@ static void test_cwe(void **state) {
   }
 }
 
+/* A word of the list is lower case, and no other one. */
+static void test_common_words(void **state) {
+  (void)state;
+  const size_t n = lk_single_words();
+  assert_true(n > 1000);
+  for (size_t i = 0; i < n; i++) {
+    const lk_word word = lk_single_word(i);
+    assert_true(word.n >= 3);
+    for (size_t k = 0; k < word.n; k++) assert_true(word.p[k] >= 'a' && word.p[k] <= 'z');
+    for (size_t j = 0; j < i; j++) {
+      const lk_word other = lk_single_word(j);
+      assert_true(other.n != word.n || memcmp(other.p, word.p, word.n) != 0);
+    }
+  }
+}
+
 static void test_fwe(void **state) {
   const fixture *f = *state;
   for (uint64_t i = 0; i < N_SAMPLES; i++) {
@@ -711,19 +727,13 @@ static void test_questions(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_niah),
-      cmocka_unit_test(test_niah_keys),
-      cmocka_unit_test(test_cwe),
-      cmocka_unit_test(test_fwe),
-      cmocka_unit_test(test_vt),
-      cmocka_unit_test(test_symbolic),
-      cmocka_unit_test(test_qa_like),
-      cmocka_unit_test(test_seed),
-      cmocka_unit_test(test_prompts_stand_alone),
-      cmocka_unit_test(test_refusals),
-      cmocka_unit_test(test_no_memory),
-      cmocka_unit_test(test_truncation),
-      cmocka_unit_test(test_question_files),
+      cmocka_unit_test(test_niah),         cmocka_unit_test(test_niah_keys),
+      cmocka_unit_test(test_common_words), cmocka_unit_test(test_cwe),
+      cmocka_unit_test(test_fwe),          cmocka_unit_test(test_vt),
+      cmocka_unit_test(test_symbolic),     cmocka_unit_test(test_qa_like),
+      cmocka_unit_test(test_seed),         cmocka_unit_test(test_prompts_stand_alone),
+      cmocka_unit_test(test_refusals),     cmocka_unit_test(test_no_memory),
+      cmocka_unit_test(test_truncation),   cmocka_unit_test(test_question_files),
       cmocka_unit_test(test_questions),
   };
   return cmocka_run_group_tests_name("eval_tasks", tests, open_fixture, close_fixture);

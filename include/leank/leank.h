@@ -2,9 +2,9 @@
  *
  * A model (model.h) and a mask (mask.h) are read once, are immutable and may be shared between
  * threads. A session (session.h) owns the paged key-value cache of some sequences and belongs to
- * one thread at a time. text.h turns text into tokens and back. learn.h learns masks. cpu.h and
- * device.h say what this machine offers, bench.h measures it. Nothing here exits, prints or reads
- * the environment. SPDX-License-Identifier: Apache-2.0 */
+ * one thread at a time. text.h turns text into tokens and back. learn.h learns masks, eval.h asks
+ * what they cost. cpu.h and device.h say what this machine offers, bench.h measures it. Nothing
+ * here exits, prints or reads the environment. SPDX-License-Identifier: Apache-2.0 */
 #ifndef LEANK_LEANK_H
 #define LEANK_LEANK_H
 
