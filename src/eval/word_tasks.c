@@ -88,7 +88,7 @@ void lk_cwe_write(const lk_quiz_source *source, int kind, size_t n, lk_quiz *out
     lk_text_put_format(&out->message, " %u. ", i + 1);
     put_word(&out->message, single, words[n_words + i]);
   }
-  lk_text_put_str(&out->message, "\n\n");
+  lk_text_put_str(&out->message, "\n");
   lk_text_put_str(&out->message, cwe_instruction);
   put_list(&out->message, &rng, single, words, n_words, times->common, times->other);
   lk_text_put_str(&out->message, cwe_question);
@@ -168,12 +168,12 @@ typedef struct chain {
   unsigned value;
 } chain;
 
-static chain draw_chain(lk_rng *rng) {
+static chain draw_chain(lk_rng *rng, size_t n_letters) {
   chain c = {.value = 10000 + (unsigned)lk_rng_below(rng, 90000)};
   for (size_t i = 0; i < N_CHAIN; i++) {
     bool is_new = true;
     do {
-      for (size_t j = 0; j < 5; j++) c.names[i][j] = (char)('A' + lk_rng_below(rng, 26));
+      for (size_t j = 0; j < n_letters; j++) c.names[i][j] = (char)('A' + lk_rng_below(rng, 26));
       is_new = true;
       for (size_t j = 0; j < i; j++) is_new = is_new && strcmp(c.names[i], c.names[j]) != 0;
     } while (!is_new);
@@ -181,8 +181,9 @@ static chain draw_chain(lk_rng *rng) {
   return c;
 }
 
-/* The statements stand before different lines of the n of noise, in their order. */
-static void put_chain(lk_text_buffer *out, lk_rng *rng, const chain *c, size_t n, lk_quiz *quiz) {
+/* The statements stand before different lines of the n of noise, in their order, and open no line
+ * of their own: so RULER lays them. */
+static void put_chain(lk_text_buffer *out, lk_rng *rng, const chain *c, size_t n) {
   uint64_t places[N_CHAIN];
   size_t next = 0;
   lk_draw_distinct(rng, N_CHAIN, n, places);
@@ -190,43 +191,43 @@ static void put_chain(lk_text_buffer *out, lk_rng *rng, const chain *c, size_t n
   lk_text_put_str(out, "Memorize and track the chain(s) of variable assignment hidden in the "
                        "following text.\n\n");
   for (size_t i = 0; i < n; i++) {
+    if (i > 0) lk_text_put_str(out, " ");
     if (next < N_CHAIN && places[next] == i) {
       if (next == 0)
-        lk_text_put_format(out, "VAR %s = %u\n", c->names[0], c->value);
+        lk_text_put_format(out, "VAR %s = %u ", c->names[0], c->value);
       else
-        lk_text_put_format(out, "VAR %s = VAR %s\n", c->names[next], c->names[next - 1]);
-      if (quiz) quiz->places[next] = i;
+        lk_text_put_format(out, "VAR %s = VAR %s  ", c->names[next], c->names[next - 1]);
       next++;
     }
     lk_text_put_str(out, lk_noise_line);
     lk_text_put_str(out, "\n");
   }
-  if (quiz) quiz->n_needles = 0;
   lk_text_put_format(out,
-                     "Question: Find all variables that are assigned the value %u in the text "
+                     "\nQuestion: Find all variables that are assigned the value %u in the text "
                      "above.",
                      c->value);
 }
 
+/* RULER's own spelling: a model is asked what it was asked in published results. */
 static void put_vt_begin(lk_text_buffer *out, unsigned value) {
   lk_text_put_format(out,
                      "Answer: According to the chain(s) of variable assignment in the text above, "
-                     "%d variables are assigned the value %u, they are:",
+                     "%d variables are assgined the value %u, they are:",
                      N_CHAIN, value);
 }
 
 void lk_vt_write(const lk_quiz_source *source, int kind, size_t n, lk_quiz *out) {
   (void)kind;
   lk_rng rng = source->rng;
-  const chain example = draw_chain(&rng);
-  chain asked = draw_chain(&rng);
-  while (asked.value == example.value) asked = draw_chain(&rng);
-  put_chain(&out->message, &rng, &example, N_EXAMPLE_LINES, NULL);
+  const chain example = draw_chain(&rng, 3);
+  chain asked = draw_chain(&rng, 5);
+  while (asked.value == example.value) asked = draw_chain(&rng, 5);
+  put_chain(&out->message, &rng, &example, N_EXAMPLE_LINES);
   lk_text_put_str(&out->message, " ");
   put_vt_begin(&out->message, example.value);
   for (size_t i = 0; i < N_CHAIN; i++) lk_text_put_format(&out->message, " %s", example.names[i]);
   lk_text_put_str(&out->message, "\n\n");
-  put_chain(&out->message, &rng, &asked, n, out);
+  put_chain(&out->message, &rng, &asked, n);
   put_vt_begin(&out->begin, asked.value);
   for (size_t i = 0; i < N_CHAIN; i++) lk_quiz_add_reference(out, asked.names[i]);
 }
