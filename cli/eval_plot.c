@@ -75,7 +75,7 @@ static void draw_bar(const bar_chart *c, double y, double base, double mean, dou
 static eval_mean shown(const bar_chart *c, const eval_cell *cell) {
   const eval_mean m = c->log ? cell->kl : cell->change;
   const double scale = c->log ? 1 : 100;
-  return (eval_mean){scale * m.mean, scale * m.se};
+  return (eval_mean){scale * m.mean, isnan(m.se) ? 0 : scale * m.se};
 }
 
 static void draw(const bar_chart *c) {

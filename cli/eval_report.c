@@ -1,5 +1,6 @@
 #include "eval_report.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,8 +31,12 @@ static bool has_scores(const eval_report *r) {
   return r->suite != LEANK_SUITE_PPL && r->suite != LEANK_SUITE_KL;
 }
 
-static void put_mean(text_table *t, const char *format, eval_mean m, double scale) {
-  text_table_cell(t, format, scale * m.mean, scale * m.se);
+/* A mean and, where there is one, behind it the standard error: formats of one number each. */
+static void put_mean(text_table *t, const char *mean, const char *se, eval_mean m, double scale) {
+  char text[64];
+  int n = snprintf(text, sizeof text, mean, scale * m.mean);
+  if (!isnan(m.se)) snprintf(text + n, sizeof text - (size_t)n, se, scale * m.se);
+  text_table_cell(t, "%s", text);
 }
 
 /* ---- one length ---- */
@@ -58,15 +63,15 @@ static void put_overview(const eval_report *r, const eval_block *b, bool markdow
     text_table_cell(&t, "%.1f%%", 100 * c->k_kept);
     text_table_cell(&t, "%.1f%%", 100 * c->v_kept);
     text_table_cell(&t, "%.2f", c->bytes / 1e6);
-    if (scores) put_mean(&t, "%.1f +-%4.1f", c->score, 100);
+    if (scores) put_mean(&t, "%.1f", " +-%4.1f", c->score, 100);
     if (scores && dense) text_table_cell(&t, "-");
-    if (scores && !dense) put_mean(&t, "%+.1f +-%4.1f", c->change, 100);
+    if (scores && !dense) put_mean(&t, "%+.1f", " +-%4.1f", c->change, 100);
     if (ppl) text_table_cell(&t, "%.4f", c->perplexity);
     if (dense) {
       for (int k = 0; k < 3; k++) text_table_cell(&t, "-");
       continue;
     }
-    put_mean(&t, "%.5f +-%.5f", c->kl, 1);
+    put_mean(&t, "%.5f", " +-%.5f", c->kl, 1);
     text_table_cell(&t, "%.4f", c->kl_p99);
     text_table_cell(&t, "%.1f%%", 100 * c->top1);
   }
@@ -96,9 +101,9 @@ static void put_tasks(const eval_report *r, const eval_block *b, bool change, bo
       if (i == b->n_rows && b->n_counted == 0)
         text_table_cell(&t, "-");
       else if (change)
-        put_mean(&t, "%+.1f+-%.1f", c->change, 100);
+        put_mean(&t, "%+.1f", "+-%.1f", c->change, 100);
       else
-        put_mean(&t, "%.1f+-%.1f", c->score, 100);
+        put_mean(&t, "%.1f", "+-%.1f", c->score, 100);
     }
   }
   put_table(&t, markdown, out);
@@ -172,7 +177,7 @@ static void set_mean(json_t *j, const char *name, eval_mean m) {
   char se[32];
   snprintf(se, sizeof se, "%s_se", name);
   json_object_set_new(j, name, json_real(m.mean));
-  json_object_set_new(j, se, json_real(m.se));
+  json_object_set_new(j, se, isnan(m.se) ? json_null() : json_real(m.se));
 }
 
 static json_t *cell_json(const eval_report *r, size_t answer, const eval_cell *c) {

@@ -22,7 +22,7 @@ static void add(sums *s, double x) {
 }
 
 static eval_mean mean_of(sums s) {
-  eval_mean m = {0, 0};
+  eval_mean m = {0, s.n < 2 ? NAN : 0};
   if (s.n == 0) return m;
   m.mean = s.sum / (double)s.n;
   const double variance = s.n > 1 ? (s.squares - s.sum * m.mean) / (double)(s.n - 1) : 0;

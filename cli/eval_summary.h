@@ -4,7 +4,7 @@
 
 #include "eval_records.h"
 
-/* A mean and its standard error; 0 where one value tells none. */
+/* A mean and its standard error; NAN where one value tells none. */
 typedef struct eval_mean {
   double mean, se;
 } eval_mean;
