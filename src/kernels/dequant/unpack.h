@@ -134,16 +134,46 @@ static inline void unpack_k_scales(const uint8_t *block, lk_unpacked *out) {
 static inline uint32_t unpack_u32(const uint8_t *p) {
   return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
+/* The bytes of the scales 0..3 and 4..7, and of the minima. */
+static inline void unpack_k_bytes(const uint8_t *block, uint32_t scales[2], uint32_t minima[2]) {
+  const uint32_t a = unpack_u32(block + 4), b = unpack_u32(block + 8), c = unpack_u32(block + 12);
+  scales[0] = a & 0x3f3f3f3f;
+  scales[1] = (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030);
+  minima[0] = b & 0x3f3f3f3f;
+  minima[1] = (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030);
+}
+#if defined(LK_UNPACK_NEON)
+static inline void unpack_k_times(const uint32_t bytes[2], float d, float32x4_t out[2]) {
+  const uint16x8_t x = vmovl_u8(vcreate_u8(bytes[0] | (uint64_t)bytes[1] << 32));
+  out[0] = vmulq_n_f32(vcvtq_f32_u32(vmovl_u16(vget_low_u16(x))), d);
+  out[1] = vmulq_n_f32(vcvtq_f32_u32(vmovl_high_u16(x)), d);
+}
+static inline void unpack_k_scale_vectors(const uint8_t *block, float32x4_t scale[2],
+                                          float32x4_t offset[2]) {
+  uint32_t scales[2], minima[2];
+  unpack_k_bytes(block, scales, minima);
+  unpack_k_times(scales, lk_f16_at(block), scale);
+  unpack_k_times(minima, -lk_f16_at(block + 2), offset);
+}
+static inline void unpack_k_scales(const uint8_t *block, lk_unpacked *out) {
+  float32x4_t scale[2], offset[2];
+  unpack_k_scale_vectors(block, scale, offset);
+  for (size_t i = 0; i < 2; i++) {
+    vst1q_f32(out->scale + 4 * i, scale[i]);
+    vst1q_f32(out->offset + 4 * i, offset[i]);
+  }
+}
+#else
 static inline void unpack_k_scales(const uint8_t *block, lk_unpacked *out) {
   const float d = lk_f16_at(block), d_min = lk_f16_at(block + 2);
-  const uint32_t a = unpack_u32(block + 4), b = unpack_u32(block + 8), c = unpack_u32(block + 12);
-  const uint32_t scales[2] = {a & 0x3f3f3f3f, (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030)};
-  const uint32_t minima[2] = {b & 0x3f3f3f3f, (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030)};
+  uint32_t scales[2], minima[2];
+  unpack_k_bytes(block, scales, minima);
   for (size_t j = 0; j < 8; j++) {
     out->scale[j] = d * (float)(scales[j / 4] >> 8 * (j % 4) & 0xff);
     out->offset[j] = -(d_min * (float)(minima[j / 4] >> 8 * (j % 4) & 0xff));
   }
 }
+#endif
 #endif
 
 /* Q4_K: the above, u8 q[128]: 32 bytes hold two groups of 32 elements. */

@@ -24,7 +24,8 @@ LK_EACH_DTYPE
 #define LK_MATVEC_QUANTISED(TYPE, name, ...)                                                       \
   LK_MATVEC_DECLARE_PARTS(name, avx2)                                                              \
   LK_MATVEC_DECLARE_PARTS(name, avx512)                                                            \
-  LK_MATVEC_DECLARE_PARTS(name, avx512bf16)
+  LK_MATVEC_DECLARE_PARTS(name, avx512bf16)                                                        \
+  LK_MATVEC_DECLARE_PARTS(name, neondot)
 LK_EACH_SCALED(LK_MATVEC_QUANTISED)
 LK_EACH_AFFINE(LK_MATVEC_QUANTISED)
 

@@ -26,7 +26,7 @@
 #define FP32_VARIANTS(TYPE, name)                                                                  \
   FP32(TYPE, name, c, LEANK_CPU_C)                                                                 \
   FP32(TYPE, name, neon, LEANK_CPU_NEON)
-#define PARTS_VARIANTS(TYPE, name, ...)
+#define PARTS_VARIANTS(TYPE, name, ...) PARTS(TYPE, name, neondot, LEANK_CPU_NEONDOT)
 #else
 #define FP32_VARIANTS(TYPE, name) FP32(TYPE, name, c, LEANK_CPU_C)
 #define PARTS_VARIANTS(TYPE, name, ...)
