@@ -245,12 +245,14 @@ static void check_level(const fixture *f, leank_cpu_level level, leank_kv_type k
   assert_non_null(kernels);
   if (names_another_level(kernels, level))
     fail_msg("level %s uses\n%s", lk_cpu_level_name(level), kernels);
-  /* Only bf16, and q8 on x86-64, have kernels of the highest levels; no op has any of neondot. */
-  const bool bf16_only = level == LEANK_CPU_AMX || level == LEANK_CPU_NEONBF16;
-  const bool not_f32 = bf16_only || level == LEANK_CPU_AVX512BF16;
+  /* f32 has no kernels of the levels that have bf16, q8 none of AMX, and only q8 any of neondot
+   * (the model's weights are plain). */
+  const bool not_f32 =
+      level >= LEANK_CPU_AVX512BF16 && level != LEANK_CPU_NEON && level != LEANK_CPU_NEONDOT;
   const bool expected =
-      kv_type == LEANK_KV_BF16 || (kv_type == LEANK_KV_F32 ? !not_f32 : !bf16_only);
-  const leank_cpu_level named = level == LEANK_CPU_NEONDOT ? LEANK_CPU_NEON : level;
+      kv_type == LEANK_KV_BF16 || (kv_type == LEANK_KV_F32 ? !not_f32 : level != LEANK_CPU_AMX);
+  const bool is_neondot = level == LEANK_CPU_NEONDOT && kv_type == LEANK_KV_Q8;
+  const leank_cpu_level named = level == LEANK_CPU_NEONDOT && !is_neondot ? LEANK_CPU_NEON : level;
   if (expected && !names_the_level(kernels, named))
     fail_msg("level %s falls back to\n%s", lk_cpu_level_name(level), kernels);
   const lk_call calls[] = {{LK_TURN, 230}, {LK_DECODE, 60}, {LK_SCORE, 50}, {LK_TURN, 30}};

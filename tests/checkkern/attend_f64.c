@@ -88,8 +88,8 @@ static double query_rounding(const float *q, const lk_page_view *page, size_t n,
   return unit / 2 * integers + 3 * U * magnitude;
 }
 
-static logit logit_f64(const lk_attend_args *a, leank_kv_type type, attend_rounding rounding,
-                       size_t r, const lk_page_view *page, size_t key) {
+static logit logit_f64(const lk_attend_args *a, leank_kv_type type, unsigned rounding, size_t r,
+                       const lk_page_view *page, size_t key) {
   const size_t n = page->lean ? a->n_lean : a->head_dim;
   const float *q = page->lean ? a->q_lean + r * n : a->q + r * n;
   const double bias = page->lean && a->lean_bias ? (double)a->lean_bias[r] : 0;
@@ -99,12 +99,12 @@ static logit logit_f64(const lk_attend_args *a, leank_kv_type type, attend_round
     const double product = (double)q[c] * factor;
     sum += product;
     magnitude += fabs(product);
-    if (rounding != ROUNDS_FP32) flushed += 0x1p-126 * (fabs((double)q[c]) + fabs(factor) + 2);
+    if (rounding & ROUNDS_BF16) flushed += 0x1p-126 * (fabs((double)q[c]) + fabs(factor) + 2);
   }
   double bound = U * fabs(sum + bias) * 2 + flushed + TINY;
-  if (rounding == ROUNDS_INT && is_int8(type, page))
+  if ((rounding & ROUNDS_INT) && is_int8(type, page))
     return (logit){sum + bias, bound + query_rounding(q, page, n, key) + 3 * U * fabs(sum)};
-  const int n_rounded = (rounding != ROUNDS_FP32) * (is_int8(type, page) ? 2 : 1);
+  const int n_rounded = !!(rounding & ROUNDS_BF16) * (is_int8(type, page) ? 2 : 1);
   const double relative = ((double)n + 2 + is_int8(type, page)) * U + n_rounded * W;
   return (logit){sum + bias, relative * magnitude + bound};
 }
@@ -115,8 +115,8 @@ static size_t visible(const lk_page_view *page, int64_t q_pos) {
   return n;
 }
 
-static void maximum_f64(const lk_attend_args *a, leank_kv_type type, attend_rounding rounding,
-                        size_t r, attend_f64 *out) {
+static void maximum_f64(const lk_attend_args *a, leank_kv_type type, unsigned rounding, size_t r,
+                        attend_f64 *out) {
   out->m = -INFINITY;
   out->m_bound = 0;
   for (size_t i = 0; i < a->n_pages; i++)
@@ -139,12 +139,11 @@ static double largest_scaled(const lk_attend_args *a, const logit *x, size_t n,
   return largest;
 }
 
-static void add_key_f64(const lk_attend_args *a, leank_kv_type type, attend_rounding rounding,
-                        logit x, const lk_page_view *page, size_t key, double largest,
-                        attend_f64 *out) {
-  const bool int8 = is_int8(type, page), integers = int8 && rounding == ROUNDS_INT;
+static void add_key_f64(const lk_attend_args *a, leank_kv_type type, unsigned rounding, logit x,
+                        const lk_page_view *page, size_t key, double largest, attend_f64 *out) {
+  const bool int8 = is_int8(type, page), integers = int8 && (rounding & ROUNDS_INT);
   const int folds = type == LEANK_KV_Q8 ? 20 : 0;
-  const int n_rounded = integers ? 0 : (rounding != ROUNDS_FP32) * (int8 ? 2 : 1);
+  const int n_rounded = integers ? 0 : !!(rounding & ROUNDS_BF16) * (int8 ? 2 : 1);
   const double p = exp(x.x - out->m);
   const double n_steps = (double)(LK_PAGE_TOKENS + 6 + folds) * (double)a->n_pages;
   const double off = x.bound + 2 * U * (fabs(x.x - out->m) + 2 * out->m_bound);
@@ -161,8 +160,8 @@ static void add_key_f64(const lk_attend_args *a, leank_kv_type type, attend_roun
   }
 }
 
-void attend_f64_row(const lk_attend_args *args, leank_kv_type type, attend_rounding rounding,
-                    size_t r, attend_f64 *out) {
+void attend_f64_row(const lk_attend_args *args, leank_kv_type type, unsigned rounding, size_t r,
+                    attend_f64 *out) {
   *out = (attend_f64){0};
   maximum_f64(args, type, rounding, r, out);
   for (size_t i = 0; i < args->n_pages; i++) {

@@ -14,16 +14,17 @@ typedef struct attend_f64 {
   double o_abs[256];           /* sum of exp(x - m) |v| */
 } attend_f64;
 
-/* What a variant may round on the way. */
+/* What a variant may round on the way, any of: */
 typedef enum attend_rounding {
-  ROUNDS_FP32, /* nothing to less than fp32 */
-  ROUNDS_BF16, /* q and the probabilities to bf16, denormals to 0; int8 pages, widened, to bf16 */
-  ROUNDS_INT   /* as BF16, but with int8 pages: q and the probabilities, each times its scale, to
-                  integers of 16 bits */
+  ROUNDS_FP32 = 0, /* nothing to less than fp32 */
+  ROUNDS_BF16 = 1, /* q and the probabilities to bf16, denormals to 0; int8 pages, widened, to bf16
+                      unless ROUNDS_INT */
+  ROUNDS_INT = 2   /* with int8 pages: q and the probabilities, each times its scale, to integers of
+                      16 bits */
 } attend_rounding;
 
 /* Row r of args, whose views hold elements of `type`. */
-void attend_f64_row(const lk_attend_args *args, leank_kv_type type, attend_rounding rounding,
-                    size_t r, attend_f64 *out);
+void attend_f64_row(const lk_attend_args *args, leank_kv_type type, unsigned rounding, size_t r,
+                    attend_f64 *out);
 
 #endif

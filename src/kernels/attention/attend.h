@@ -57,9 +57,9 @@ size_t lk_attend_scratch_bytes(leank_kv_type type, size_t n_q, size_t head_dim);
  * (error of exp at most 4 units in the last place); variants may round q, K, V and the
  * probabilities to bf16 where the kv type is not f32 (then named *_avx512bf16, *_amx or
  * *_neonbf16). q8: wide views are bf16, lean ones int8, in one call. A call without lean views
- * gives the bits of the bf16 variant of the same level. In the lean views of decode, *_avx512bf16
- * rounds q and the probabilities, each times its scale, to integers of 16 bits: per row and page,
- * multiples of the largest magnitude * 2^-15 or less. */
+ * gives the bits of the bf16 variant of the same level. In the lean views of decode,
+ * attend_q8_avx512bf16, _neondot and _neonbf16 round q and the probabilities, each times its scale,
+ * to integers of 16 bits, per row and page: by 1.004 * 2^-15 of the largest magnitude at most. */
 typedef struct lk_attend_variant {
   const char *name; /* e.g. "attend_bf16_avx512" */
   leank_kv_type type;

@@ -23,5 +23,10 @@ void lk_attend_q8_avx2(const lk_attend_args *args);
 void lk_attend_q8_avx512(const lk_attend_args *args);
 void lk_attend_decode_q8_avx512bf16(const lk_attend_args *args);
 void lk_attend_rows_q8_avx512bf16(const lk_attend_args *args);
+void lk_attend_q8_neon(const lk_attend_args *args);
+void lk_attend_decode_lean_q8_neondot(const lk_attend_args *args); /* lean pages of int8 alone */
+void lk_attend_decode_q8_neondot(const lk_attend_args *args);
+void lk_attend_decode_q8_neonbf16(const lk_attend_args *args);
+void lk_attend_rows_q8_neonbf16(const lk_attend_args *args);
 
 #endif

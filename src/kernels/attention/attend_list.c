@@ -34,6 +34,12 @@ const lk_attend_variant lk_attend_variants[] = {
     {"attend_q8_avx512", LEANK_KV_Q8, LEANK_CPU_AVX512, lk_attend_q8_avx512, lk_attend_q8_avx512},
     {"attend_q8_avx512bf16", LEANK_KV_Q8, LEANK_CPU_AVX512BF16, lk_attend_decode_q8_avx512bf16,
      lk_attend_rows_q8_avx512bf16},
+#elif defined(__aarch64__)
+    {"attend_q8_neon", LEANK_KV_Q8, LEANK_CPU_NEON, lk_attend_q8_neon, lk_attend_q8_neon},
+    {"attend_q8_neondot", LEANK_KV_Q8, LEANK_CPU_NEONDOT, lk_attend_decode_q8_neondot,
+     lk_attend_q8_neon},
+    {"attend_q8_neonbf16", LEANK_KV_Q8, LEANK_CPU_NEONBF16, lk_attend_decode_q8_neonbf16,
+     lk_attend_rows_q8_neonbf16},
 #endif
     {NULL, LEANK_KV_BF16, LEANK_CPU_C, NULL, NULL},
 };

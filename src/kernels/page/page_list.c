@@ -26,6 +26,9 @@ const lk_page_variant lk_page_variants[] = {
     {"page_q8_avx512", LEANK_KV_Q8, LEANK_CPU_AVX512, lk_page_append_bf16_avx512,
      lk_page_pack_q8_avx512, lk_page_repack_q8_avx512, lk_page_pack_v_q8_avx512,
      lk_page_sum_bf16_avx512},
+#elif defined(__aarch64__)
+    {"page_q8_neon", LEANK_KV_Q8, LEANK_CPU_NEON, lk_page_append_bf16_neon, lk_page_pack_q8_neon,
+     lk_page_repack_q8_neon, lk_page_pack_v_q8_neon, lk_page_sum_bf16_c},
 #endif
     {NULL, LEANK_KV_BF16, LEANK_CPU_C, NULL, NULL, NULL, NULL, NULL},
 };
