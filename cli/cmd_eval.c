@@ -25,7 +25,8 @@ typedef struct eval_options {
   cli_sizes lengths;
   size_t n_samples, n_rows, align, n_tokens;
   uint64_t seed;
-  const char *text, *out, *report, *squad, *hotpot;
+  const char *text, *out, *report, *squad, *hotpot, *part;
+  size_t part_number, n_parts; /* of "2/4": from 1 */
   bool json, prompts;
   cli_engine_options engine;
 } eval_options;
@@ -48,6 +49,7 @@ static int parse(int argc, char **argv, eval_options *o, const char **model) {
       {0, "text", CLI_TEXT, &o->text, "FILE", "baselines: measure on this text (built-in prose)"},
       {0, "tokens", CLI_SIZE, &o->n_tokens, "N", "baselines: its first N tokens (2048)"},
       {'o', "out", CLI_TEXT, &o->out, "FILE.jsonl", "records; a run that finds some goes on"},
+      {0, "part", CLI_TEXT, &o->part, "I/N", "only every Nth prompt, from the Ith on (see below)"},
       {0, "report", CLI_TEXT, &o->report, "FOLDER", "writes report.md and plots there"},
       {0, "json", CLI_FLAG, &o->json, NULL, "one JSON object instead of tables"},
       {0, "prompts", CLI_FLAG, &o->prompts, NULL, "prints the prompts as JSON lines, asks nothing"},
@@ -77,7 +79,10 @@ static int parse(int argc, char **argv, eval_options *o, const char **model) {
   snprintf(
       details + n, sizeof details - n,
       "%s\nA prompt is read once, dense; all caches answer from that. Answers are greedy. KL and "
-      "top-1\nare over the rows of the dense answer (ppl, kl: of the passage).",
+      "top-1\nare over the rows of the dense answer (ppl, kl: of the passage).\n\n"
+      "With --part several devices share a run: each takes a part, with records of its own. "
+      "The\nfiles of all parts, one behind the other, are the records of the whole: the command "
+      "without\n--part counts them.",
       eval_baselines_help);
   const cli_command command = {
       .usage = "leank eval MODEL [--mask FILE ...] [--baseline METHOD:R ...] [options]",
@@ -94,6 +99,18 @@ static int parse(int argc, char **argv, eval_options *o, const char **model) {
 }
 
 /* ---- settings ---- */
+
+/* "2/4" */
+static int parse_part(eval_options *o) {
+  char end;
+  o->part_number = o->n_parts = 1;
+  if (!o->part) return CLI_GO;
+  if (strspn(o->part, "0123456789/") != strlen(o->part) || strlen(o->part) > 15 ||
+      sscanf(o->part, "%zu/%zu%c", &o->part_number, &o->n_parts, &end) != 2 || o->part_number < 1 ||
+      o->part_number > o->n_parts)
+    return cli_usage_error("--part: '%s' is not I/N, as 2/4", o->part);
+  return CLI_GO;
+}
 
 /* FNV-1a of a file's bytes, as 16 hex digits; complains and returns NULL where it cannot be read.
  */
@@ -259,6 +276,10 @@ static int ask(asking *a, size_t i) {
   return status == LEANK_OK ? code : cli_fail(&err);
 }
 
+static bool is_of_part(const asking *a, size_t i) {
+  return i % a->options->n_parts == a->options->part_number - 1;
+}
+
 static bool is_answered(const asking *a, size_t i, leank_eval_prompt *out) {
   leank_eval_set_describe(a->set, i, out);
   return eval_records_has(a->records, out->task, out->length, out->sample);
@@ -267,8 +288,10 @@ static bool is_answered(const asking *a, size_t i, leank_eval_prompt *out) {
 static int ask_all(asking *a) {
   leank_eval_prompt p;
   int code = CLI_GO;
-  a->n_all = leank_eval_set_size(a->set);
-  for (size_t i = 0; i < a->n_all; i++) {
+  const size_t n = leank_eval_set_size(a->set);
+  for (size_t i = 0; i < n; i++) {
+    if (!is_of_part(a, i)) continue;
+    a->n_all++;
     if (is_answered(a, i, &p))
       a->n_done++;
     else
@@ -280,8 +303,8 @@ static int ask_all(asking *a) {
   a->terminal = isatty(STDERR_FILENO) == 1;
   a->began = a->said = cli_seconds();
   cli_interrupt_arm(NULL);
-  for (size_t i = 0; code == CLI_GO && i < a->n_all; i++) {
-    if (is_answered(a, i, &a->now)) continue;
+  for (size_t i = 0; code == CLI_GO && i < n; i++) {
+    if (!is_of_part(a, i) || is_answered(a, i, &a->now)) continue;
     code = ask(a, i);
     a->n_done += code == CLI_GO;
     a->tokens_done += (double)a->now.length;
@@ -389,6 +412,7 @@ static int evaluate(const eval_options *o, const cli_engine *engine, const leank
   if (code == CLI_INTERRUPTED) {
     cli_complain("interrupted after %zu of %zu prompts%s", a.n_done, a.n_all,
                  o->out ? "; the same command goes on" : "");
+    if (records.n > 0 && show(o, &a, title_of(engine, path)) != CLI_GO) code = CLI_FAILURE;
   } else if (code == CLI_GO) {
     code = show(o, &a, title_of(engine, path));
   }
@@ -411,6 +435,7 @@ int cmd_eval(int argc, char **argv) {
   leank_eval_set *set = NULL;
   cli_engine_options_default(&o.engine);
   int code = parse(argc, argv, &o, path);
+  if (code == CLI_GO) code = parse_part(&o);
   if (code == CLI_GO) code = eval_variants_check(&o.masks, &o.baselines);
   if (code != CLI_GO) return code;
   if (o.n_samples == 0) return cli_usage_error("--samples is at least 1");

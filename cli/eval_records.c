@@ -108,10 +108,11 @@ static const char *append(eval_records *records, const json_t *object) {
 /* ---- files ---- */
 
 /* Says which setting differs. */
-static int compare_settings(const char *path, const json_t *theirs, json_t *ours) {
+static int compare_settings(const char *path, size_t line, const json_t *theirs, json_t *ours) {
   const char *key;
   json_t *value;
-  if (!json_is_object(theirs)) return cli_complain("%s: line 1: no settings of leank eval", path);
+  if (!json_is_object(theirs))
+    return cli_complain("%s: line %zu: no settings of leank eval", path, line);
   json_object_foreach(ours, key, value) {
     if (!json_equal(value, json_object_get(theirs, key)))
       return cli_complain("%s: was written with other settings: '%s' differs", path, key);
@@ -128,8 +129,8 @@ static int read_line(eval_records *records, const char *text, size_t n, size_t l
   json_t *object = json_loadb(text, n, JSON_REJECT_DUPLICATES, &error);
   if (!object) {
     code = cli_complain("%s: line %zu: %s", records->path, line, error.text);
-  } else if (line == 1) {
-    code = compare_settings(records->path, json_object_get(object, "leank-eval"), settings);
+  } else if (line == 1 || json_object_get(object, "leank-eval")) {
+    code = compare_settings(records->path, line, json_object_get(object, "leank-eval"), settings);
   } else {
     const char *why = append(records, object);
     if (why) code = cli_complain("%s: line %zu: %s", records->path, line, why);

@@ -1,4 +1,5 @@
-/* The records of `leank eval`: JSON lines, a line per prompt behind one with the settings. */
+/* The records of `leank eval`: JSON lines, a line per prompt behind one with the settings, which
+ * may come again where files of parts of a run stand behind each other. */
 #ifndef LEANK_CLI_EVAL_RECORDS_H
 #define LEANK_CLI_EVAL_RECORDS_H
 

@@ -96,6 +96,7 @@ ran="leank eval (interrupted)"
 expect_failure 130 'interrupted after [0-9]+ of 40 prompts; the same command goes on'
 [ -z "$(tail -c 1 "$work/stopped.jsonl")" ]
 check $? "the last line is whole"
+expect_out '^ruler at 2500 tokens: 1 task, [0-9]+ prompts? each'
 
 # more samples go on from fewer
 leank eval "$model" "${many[@]}" --samples 3 -o "$work/more.jsonl"
@@ -104,6 +105,23 @@ leank eval "$model" "${many[@]}" --samples 4 -o "$work/more.jsonl"
 expect_code 0
 expect_err 'behind 3 of 4 prompts'
 expect_out '4 prompts each'
+
+# parts: files behind each other are the whole
+for part in 1 2 3; do
+  leank eval "$model" "${small[@]}" "${caches[@]}" --part "$part/3" -o "$work/part$part.jsonl"
+  expect_code 0
+  [ "$(wc -l <"$work/part$part.jsonl")" -eq 3 ]
+  check $? "part $part has 2 of 6 prompts"
+done
+cat "$work"/part[123].jsonl >"$work/parts.jsonl"
+leank eval "$model" "${small[@]}" "${caches[@]}" -o "$work/parts.jsonl"
+expect_code 0
+expect_err 'going on behind 6 of 6 prompts'
+expect_same "$work/out" "$work/table"
+for part in 0/3 4/3 1 1/ 1/3x -1/3; do
+  leank eval "$model" "${small[@]}" --part="$part"
+  expect_failure 2 'is not I/N'
+done
 
 # ---- records that do not belong ----
 refused() { # REGEX
@@ -129,6 +147,9 @@ refused 'no records of leank eval'
 refused 'line 3: '
 { head -n 2 "$work/all.jsonl"; sed -n 2p "$work/all.jsonl"; } >"$work/part.jsonl"
 refused 'line 3: a prompt that is there already'
+{ head -n 2 "$work/all.jsonl"; head -n 1 "$work/all.jsonl" | sed 's/"seed":1/"seed":2/'; } \
+  >"$work/part.jsonl"
+refused "other settings: 'seed' differs"
 { head -n 1 "$work/all.jsonl"; sed -n 2p "$work/all.jsonl" | sed 's/"score":[0-9.]*/"score":7/'; } \
   >"$work/part.jsonl"
 refused "line 2: 'score' is not between 0 and 1"
