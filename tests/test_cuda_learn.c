@@ -19,6 +19,7 @@
 #include "support/learn_fixture.h"
 #include "support/model_fixture.h"
 #include "support/subject.h"
+#include "support/synthetic_fixture.h"
 
 #define FOLDER LEANK_TEST_TMP "/cuda-learn"
 #define CHECKPOINT FOLDER "/checkpoint"
@@ -81,20 +82,17 @@ static leank_learn_options small(leank_device device) {
   return o;
 }
 
-static size_t n_params(void) {
-  const leank_model_info *m = leank_model_get_info(model);
-  return m->n_layers * m->n_kv_heads * m->head_dim;
-}
-
 /* ---- beside the CPU ---- */
 
 static double alpha_distance(const leank_mask *a, const leank_mask *b) {
+  const leank_mask_info *m = leank_mask_get_info(a);
+  const size_t n = m->n_layers * m->n_kv_heads * m->head_dim;
   double sum = 0;
-  for (size_t i = 0; i < n_params(); i++) {
+  for (size_t i = 0; i < n; i++) {
     const double d = (double)leank_mask_get_alpha(a)[i] - (double)leank_mask_get_alpha(b)[i];
     sum += d * d;
   }
-  return sqrt(sum / (double)n_params());
+  return sqrt(sum / (double)n);
 }
 
 /* Sum of the learning rates: how far an alpha can go. */
@@ -116,13 +114,14 @@ static void assert_near(double got, double want, double relative, const char *wh
 /* Both read contexts in bf16, and so their gradients err by up to e = 2 % (test_gradients). Adam
  * divides the mean gradient by its size, each off by e: a step of lr by 2 e lr. Of channels that
  * nearly tie rounding may keep others; the masks are as good as each other to a tenth. */
-static void check_beside_the_cpu(const leank_learn_options *device, const char *what) {
+static void check_models(const leank_model *on_device, const leank_model *on_cpu,
+                         const leank_learn_options *device, const char *what) {
   const double e = 2e-2, quality = 0.1;
   leank_learn_options cpu = *device;
   lk_watch watches[2] = {{0}};
   cpu.device = LEANK_DEVICE_CPU;
-  leank_mask *got = lk_learn_must(model, device, &watches[0]);
-  leank_mask *want = lk_learn_must(model, &cpu, &watches[1]);
+  leank_mask *got = lk_learn_must(on_device, device, &watches[0]);
+  leank_mask *want = lk_learn_must(on_cpu, &cpu, &watches[1]);
   const leank_learn_event *a = watches[0].last, *b = watches[1].last;
   const double distance = alpha_distance(got, want), bound = 2 * e * path_length(device);
   printf("%s: alphas differ by %.2g of %.2g, KL %.4g and %.4g\n", what, distance, bound,
@@ -137,6 +136,10 @@ static void check_beside_the_cpu(const leank_learn_options *device, const char *
   leank_mask_close(&want);
 }
 
+static void check_beside_the_cpu(const leank_learn_options *device, const char *what) {
+  check_models(model, model, device, what);
+}
+
 static void test_masks_are_the_cpus(void **state) {
   (void)state;
   leank_learn_options o = small(LEANK_DEVICE_CUDA);
@@ -148,6 +151,23 @@ static void test_masks_are_the_cpus(void **state) {
   paper.paper = true; /* middles that end inside pages */
   paper.lambda = 0.06;
   check_beside_the_cpu(&paper, "paper");
+}
+
+/* Random weights that the device makes, and that no processor has, from random tokens: as with the
+ * same weights on the CPU. */
+static void test_made_up_models_learn(void **state) {
+  (void)state;
+  leank_learn_options o = small(LEANK_DEVICE_CUDA);
+  o.train.tasks = o.held_out.tasks = 1u << LEANK_TASK_RANDOM;
+  for (int qwen2 = 0; qwen2 < 2; qwen2++) {
+    leank_model *made = lk_synthetic_open(qwen2, 3, true);
+    leank_model *same = lk_synthetic_open(qwen2, 3, false);
+    const size_t n_made = lk_cuda_mock.n_made;
+    check_models(made, same, &o, qwen2 ? "random qwen2" : "random llama");
+    assert_true(lk_cuda_mock.n_made > n_made);
+    leank_model_close(&made);
+    leank_model_close(&same);
+  }
 }
 
 /* Evaluation of one mask on both. */
@@ -347,15 +367,11 @@ static void test_what_a_device_cannot_do(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      ON_MOCK(test_masks_are_the_cpus),
-      ON_MOCK(test_reports_are_the_cpus),
-      ON_MOCK(test_runs_go_on),
-      ON_MOCK(test_contexts_come_from_files),
-      ON_MOCK(test_blocks_give_way),
-      ON_MOCK(test_the_own_device),
-      ON_MOCK(test_launches_that_fail),
-      ON_MOCK(test_memory_that_is_short),
-      ON_MOCK(test_what_a_device_cannot_do),
+      ON_MOCK(test_masks_are_the_cpus),       ON_MOCK(test_made_up_models_learn),
+      ON_MOCK(test_reports_are_the_cpus),     ON_MOCK(test_runs_go_on),
+      ON_MOCK(test_contexts_come_from_files), ON_MOCK(test_blocks_give_way),
+      ON_MOCK(test_the_own_device),           ON_MOCK(test_launches_that_fail),
+      ON_MOCK(test_memory_that_is_short),     ON_MOCK(test_what_a_device_cannot_do),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -23,7 +23,7 @@
 
 #define TOKENIZERS LEANK_TEST_DATA "/tokenizer/"
 
-enum { N_CTX = 1 << 20, ALL_MADE = (1 << LEANK_TASK_FILE) - 1 };
+enum { N_CTX = 1 << 20, N_VOCAB = 101, ALL_MADE = (1 << LEANK_TASK_FILE) - 1 };
 
 #define PLAIN LEANK_TEST_TMP "/dataset-plain"
 
@@ -42,6 +42,10 @@ static leank_tokenizer *open_tokenizer(const char *path) {
   return t;
 }
 
+static lk_dataset_model model_of(const leank_tokenizer *t) {
+  return (lk_dataset_model){.tokenizer = t, .n_ctx = N_CTX, .n_vocab = N_VOCAB};
+}
+
 static leank_dataset_options options_of(unsigned tasks, size_t n_contexts, size_t n_questions,
                                         size_t min, size_t max) {
   leank_dataset_options o;
@@ -57,7 +61,8 @@ static leank_dataset_options options_of(unsigned tasks, size_t n_contexts, size_
 static leank_dataset *make(const leank_tokenizer *t, const leank_dataset_options *o) {
   leank_dataset *d = NULL;
   leank_error err = {0};
-  if (lk_dataset_make(t, N_CTX, o, &d, &err) != LEANK_OK) fail_msg("%s", err.message);
+  const lk_dataset_model m = model_of(t);
+  if (lk_dataset_make(&m, o, &d, &err) != LEANK_OK) fail_msg("%s", err.message);
   assert_int_equal(leank_dataset_n_contexts(d), o->n_contexts);
   assert_null(leank_dataset_get(d, o->n_contexts));
   return d;
@@ -68,7 +73,9 @@ static void refused(const leank_tokenizer *t, const leank_dataset_options *o, le
   leank_dataset *d = NULL;
   leank_error err = {0};
   const size_t before = hostile_mem_in_use();
-  assert_int_equal(lk_dataset_make(t, 100000, o, &d, &err), want);
+  lk_dataset_model m = model_of(t);
+  m.n_ctx = 100000;
+  assert_int_equal(lk_dataset_make(&m, o, &d, &err), want);
   assert_null(d);
   assert_int_equal(err.code, want);
   if (!strstr(err.message, part)) fail_msg("'%s' lacks '%s'", err.message, part);
@@ -456,7 +463,8 @@ static void test_lengths_that_no_task_can_have(void **state) {
   leank_dataset_options o = options_of(1u << LEANK_TASK_WORDS, 1, 4, 900000, 900000);
   leank_dataset *d = NULL;
   leank_error err = {0};
-  assert_int_equal(lk_dataset_make(t, N_CTX, &o, &d, &err), LEANK_E_ARGUMENT);
+  const lk_dataset_model m = model_of(t);
+  assert_int_equal(lk_dataset_make(&m, &o, &d, &err), LEANK_E_ARGUMENT);
   assert_non_null(strstr(err.message, "22500 keys"));
   leank_tokenizer_close(&t);
 }
@@ -573,7 +581,7 @@ static void test_options_are_checked(void **state) {
 
 static void test_names_and_defaults(void **state) {
   (void)state;
-  static const char *const names[] = {"uuid", "words", "values", "passkeys", "file"};
+  static const char *const names[] = {"uuid", "words", "values", "passkeys", "file", "random"};
   for (int i = 0; i < LEANK_N_TASKS; i++)
     assert_string_equal(leank_task_name((leank_task)i), names[i]);
   assert_null(leank_task_name(LEANK_N_TASKS));
@@ -614,7 +622,9 @@ static void test_every_allocation_may_fail(void **state) {
   char path[4096];
   strcpy(path, write_file("one.jsonl", line, sizeof line - 1));
   leank_tokenizer *t = open_tokenizer(tokenizers[2]);
-  leank_dataset_options o = options_of(ALL_MADE | 1u << LEANK_TASK_FILE, 5, 2, 1600, 1600);
+  const lk_dataset_model m = model_of(t);
+  const unsigned others = 1u << LEANK_TASK_FILE | 1u << LEANK_TASK_RANDOM;
+  leank_dataset_options o = options_of(ALL_MADE | others, 6, 2, 1600, 1600);
   o.examples = path;
   const size_t before = hostile_mem_in_use();
   size_t nth = 1;
@@ -622,7 +632,7 @@ static void test_every_allocation_may_fail(void **state) {
     leank_dataset *d = NULL;
     leank_error err = {0};
     lk_alloc_fail_nth(nth);
-    const leank_status status = lk_dataset_make(t, N_CTX, &o, &d, &err);
+    const leank_status status = lk_dataset_make(&m, &o, &d, &err);
     lk_alloc_fail_nth(0);
     if (status == LEANK_OK) {
       leank_dataset_close(&d);

@@ -167,7 +167,8 @@ static leank_status make(const fixture *f, const char *text, leank_dataset **out
                          leank_error *err) {
   *out = NULL;
   assert_int_equal(lk_file_write_atomic(PATH, text, strlen(text), err), LEANK_OK);
-  return lk_dataset_make(f->tokenizer, 4096, &f->options, out, err);
+  const lk_dataset_model m = {.tokenizer = f->tokenizer, .n_ctx = 4096};
+  return lk_dataset_make(&m, &f->options, out, err);
 }
 
 /* Lines in a row with one context are questions on it; contexts come again in turn. */
@@ -239,7 +240,8 @@ static void test_files_that_fail(void **state) {
   leank_dataset *d = NULL;
   leank_error err = {0};
   o.examples = LEANK_TEST_TMP "/no-such.jsonl";
-  assert_int_equal(lk_dataset_make(f->tokenizer, 4096, &o, &d, &err), LEANK_E_IO);
+  const lk_dataset_model m = {.tokenizer = f->tokenizer, .n_ctx = 4096};
+  assert_int_equal(lk_dataset_make(&m, &o, &d, &err), LEANK_E_IO);
   assert_int_equal(make(f, "", &d, &err), LEANK_E_FORMAT);
   assert_int_equal(make(f, GOOD "\n{}", &d, &err), LEANK_E_FORMAT);
   assert_non_null(strstr(err.message, "examples.jsonl:2: no \"context\""));

@@ -96,6 +96,7 @@ static void check_events(const lk_watch *w, const leank_learn_options *o) {
   if (o->eval_every == 0) assert_int_equal(w->n_of[LEANK_LEARN_EVAL], held_out ? 2 : 0);
   const leank_learn_event *read = &w->last[LEANK_LEARN_PREFILL], *step = &w->last[LEANK_LEARN_STEP];
   assert_true(read->total > 0 && read->done == read->total);
+  assert_int_equal(read->n_read, o->train.n_contexts + o->held_out.n_contexts);
   assert_true(step->done == step->total && step->stage == 2 && step->lambda == 0);
   assert_true(step->flops > read->flops && step->reference_flops > 0);
 }
@@ -386,12 +387,13 @@ static void test_stopped_at_every_event(void **state) {
 static void test_stopped_again_and_again(void **state) {
   (void)state;
   leank_learn_options o = lk_learn_small();
-  leank_mask *want = lk_learn_must(model, &o, NULL), *mask = NULL;
+  lk_watch whole = {0};
+  leank_mask *want = lk_learn_must(model, &o, &whole), *mask = NULL;
   leank_error err = {0};
   size_t n_stops = 0;
   o.checkpoint = CHECKPOINT;
-  for (size_t at = 26;; at = 26) { /* behind the events of reading: once told of an update, stop */
-    lk_watch w = {.stop_at = at};
+  for (;;) { /* behind the events of reading: once told of an update, stop */
+    lk_watch w = {.stop_at = whole.n_of[LEANK_LEARN_PREFILL] + 2};
     const leank_status status = lk_learn_run(model, &o, &w, &mask, &err);
     if (status == LEANK_OK) break;
     assert_int_equal(status, LEANK_E_INTERRUPTED);

@@ -364,9 +364,11 @@ static size_t run_with_folder(const leank_learn_options *o) {
   lk_assert_masks_same(want, mask, "with a folder");
   leank_mask_close(&mask);
   assert_int_equal(lk_folder_count(CACHE, NULL), 6);
-  /* One that is read: context and questions, 2 layers each; one that is mapped: a single event. */
-  assert_int_equal((w.n_of[LEANK_LEARN_PREFILL] - 6) % 3, 0);
-  return (w.n_of[LEANK_LEARN_PREFILL] - 6) / 3;
+  /* Each has an event at its end; one that is read, not mapped: context and questions, 2 layers
+   * each. */
+  assert_int_equal(w.last[LEANK_LEARN_PREFILL].n_read, 6);
+  assert_int_equal((w.n_of[LEANK_LEARN_PREFILL] - 6) % 4, 0);
+  return (w.n_of[LEANK_LEARN_PREFILL] - 6) / 4;
 }
 
 static void test_contexts_are_read_once(void **state) {
@@ -396,7 +398,7 @@ static void test_another_model_has_files_of_its_own(void **state) {
   lk_folder_empty(CACHE);
   run_with_folder(&o);
   leank_mask *mask = lk_learn_must(other, &o, &w);
-  assert_int_equal(w.n_of[LEANK_LEARN_PREFILL], 24);
+  assert_int_equal(w.n_of[LEANK_LEARN_PREFILL], 30);
   assert_int_equal(lk_folder_count(CACHE, NULL), 12);
   leank_mask_close(&mask);
   leank_model_close(&other);

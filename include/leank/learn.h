@@ -24,10 +24,11 @@ typedef enum leank_task {
   LEANK_TASK_VALUES,   /* four 7-digit values of one key at four depths of prose, all are asked */
   LEANK_TASK_PASSKEYS, /* numbered passkeys in prose, the one of an ordinal is asked */
   LEANK_TASK_FILE,     /* the user's own, from a JSON lines file */
+  LEANK_TASK_RANDOM,   /* random tokens, of no text: what learning costs, not what it gives */
   LEANK_N_TASKS
 } leank_task;
 
-/* "uuid", "words", "values", "passkeys", "file". NULL for none of them. */
+/* "uuid", "words", "values", "passkeys", "file", "random". NULL for none of them. */
 LEANK_API const char *leank_task_name(leank_task task);
 
 typedef struct leank_dataset_options {
@@ -43,6 +44,8 @@ typedef struct leank_dataset_options {
   size_t n_haystacks;
   const char *examples; /* of LEANK_TASK_FILE: JSON lines {"context", "question", "answer"}; lines
                            in a row with the same context are questions on one */
+  size_t random_prompt, random_answer; /* of LEANK_TASK_RANDOM: tokens of each question and of its
+                                          answer; a context has exactly T less both */
 } leank_dataset_options;
 
 typedef struct leank_question {
@@ -65,7 +68,8 @@ typedef struct leank_context {
 
 typedef struct leank_dataset leank_dataset;
 
-/* Tasks uuid, words and values; 32 contexts of 1024 to 4096 tokens, 4 questions each; seed 1. */
+/* Tasks uuid, words and values; 32 contexts of 1024 to 4096 tokens, 4 questions each; seed 1.
+ * Random questions have 48 tokens and answers 28, about the mean of those three tasks. */
 LEANK_API void leank_dataset_options_default(leank_dataset_options *options);
 
 /* Makes a data set: chat-formatted by the model's template (plain text where there is none), the
@@ -74,7 +78,7 @@ LEANK_API void leank_dataset_options_default(leank_dataset_options *options);
  * for a task, a file task without a file; LEANK_E_CONTEXT: lengths beyond the model's, an example
  * that does not fit max_tokens (the message names its line); LEANK_E_IO, LEANK_E_FORMAT: files (a
  * haystack that holds what would be hidden in it, too); LEANK_E_UNSUPPORTED: the model has no
- * tokenizer. The caller closes *out. */
+ * tokenizer, and a task other than random is asked for. The caller closes *out. */
 LEANK_API leank_status leank_dataset_make(const leank_model *model,
                                           const leank_dataset_options *options, leank_dataset **out,
                                           leank_error *err);
@@ -90,7 +94,8 @@ LEANK_API const char *leank_dataset_fingerprint(const leank_dataset *dataset);
 typedef struct leank_learner leank_learner;
 
 typedef enum leank_learn_phase {
-  LEANK_LEARN_PREFILL = 0, /* contexts are read, dense: done and total are tokens times layers */
+  LEANK_LEARN_PREFILL = 0, /* contexts are read, dense: done and total are tokens times layers; the
+                              last event of a context counts it in n_read */
   LEANK_LEARN_RESUME,      /* a checkpoint was found: `step` and `stage` say where it goes on */
   LEANK_LEARN_STEP,        /* one update */
   LEANK_LEARN_EVAL,        /* the held-out set under the rounded mask */
@@ -101,6 +106,7 @@ typedef enum leank_learn_phase {
 typedef struct leank_learn_event {
   leank_learn_phase phase;
   uint64_t done, total; /* PREFILL; STEP: updates of both stages */
+  size_t n_read;        /* PREFILL: contexts that are read, both sets' */
   int stage;            /* 1 or 2 */
   size_t step, n_steps; /* of the stage, step counts from 1 */
   double loss, distill; /* STEP: distillation + lambda * mean(alpha); the first term */
@@ -183,6 +189,9 @@ LEANK_API void leank_learner_interrupt(leank_learner *learner);
 /* The data sets. held-out: NULL where there is none. Owned by the learner. */
 LEANK_API const leank_dataset *leank_learner_train_set(const leank_learner *learner);
 LEANK_API const leank_dataset *leank_learner_held_out_set(const leank_learner *learner);
+/* Bytes of both sets' K and V and of the dense hidden states beside them: what cache_bytes limits.
+ */
+LEANK_API size_t leank_learner_kv_bytes(const leank_learner *learner);
 
 /* ---- comparing masks ---- */
 

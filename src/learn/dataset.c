@@ -7,11 +7,12 @@
 #include "base/alloc.h"
 #include "learn/dataset_file.h"
 #include "learn/dataset_fit.h"
+#include "learn/dataset_random.h"
 
 /* ---- options ---- */
 
 const char *leank_task_name(leank_task task) {
-  static const char *const names[] = {"uuid", "words", "values", "passkeys", "file"};
+  static const char *const names[] = {"uuid", "words", "values", "passkeys", "file", "random"};
   return (unsigned)task < LEANK_N_TASKS ? names[task] : NULL;
 }
 
@@ -23,14 +24,22 @@ void leank_dataset_options_default(leank_dataset_options *options) {
                                      .n_questions = 4,
                                      .min_tokens = 1024,
                                      .max_tokens = 4096,
-                                     .seed = 1};
+                                     .seed = 1,
+                                     .random_prompt = 48,
+                                     .random_answer = 28};
 }
 
 static bool has_task(const leank_dataset_options *o, leank_task task) {
   return o->tasks >> task & 1;
 }
 
-static leank_status check_options(const leank_dataset_options *o, size_t n_ctx, leank_error *err) {
+/* Whether some task is made of text. */
+static bool has_text(const leank_dataset_options *o) {
+  return (o->tasks & ~(1u << LEANK_TASK_RANDOM)) != 0;
+}
+
+static leank_status check_options(const leank_dataset_options *o, const lk_dataset_model *model,
+                                  leank_error *err) {
   leank_status status = LEANK_OK;
   LK_FAIL_IF(o->struct_size != sizeof *o, err, LEANK_E_ARGUMENT, -1,
              "leank_dataset_make: options of %zu bytes, expected %zu", o->struct_size, sizeof *o);
@@ -43,11 +52,13 @@ static leank_status check_options(const leank_dataset_options *o, size_t n_ctx, 
              "%zu questions on a context, expected 1 .. %d", o->n_questions, LK_MAX_QUESTIONS);
   LK_FAIL_IF(o->min_tokens == 0 || o->min_tokens > o->max_tokens, err, LEANK_E_ARGUMENT, -1,
              "contexts of %zu .. %zu tokens", o->min_tokens, o->max_tokens);
-  LK_FAIL_IF(o->max_tokens > n_ctx, err, LEANK_E_CONTEXT, -1,
-             "contexts of %zu tokens, but the model was made for %zu", o->max_tokens, n_ctx);
+  LK_FAIL_IF(o->max_tokens > model->n_ctx, err, LEANK_E_CONTEXT, -1,
+             "contexts of %zu tokens, but the model was made for %zu", o->max_tokens, model->n_ctx);
   LK_FAIL_IF(has_task(o, LEANK_TASK_FILE) && !o->examples, err, LEANK_E_ARGUMENT, -1,
              "task file without a file of examples");
   LK_FAIL_IF(o->n_haystacks > 0 && !o->haystacks, err, LEANK_E_ARGUMENT, -1, "haystacks: NULL");
+  LK_FAIL_IF(has_text(o) && !model->tokenizer, err, LEANK_E_UNSUPPORTED, -1,
+             "the model has no tokenizer to make a data set with");
 cleanup:
   return status;
 }
@@ -56,6 +67,7 @@ cleanup:
 
 typedef struct maker {
   const leank_dataset_options *options;
+  const lk_dataset_model *model;
   lk_prompter prompter;
   lk_haystack haystack;
   lk_examples examples;
@@ -78,7 +90,7 @@ static void choose_aims(maker *m) {
   }
 }
 
-static leank_status maker_open(maker *m, const leank_tokenizer *tokenizer, leank_error *err) {
+static leank_status maker_open(maker *m, leank_error *err) {
   leank_status status = LEANK_OK;
   const leank_dataset_options *o = m->options;
   m->rng.state = o->seed;
@@ -88,7 +100,7 @@ static leank_status maker_open(maker *m, const leank_tokenizer *tokenizer, leank
   m->dataset->contexts = lk_alloc(LK_MEM_OTHER, o->n_contexts, sizeof *m->dataset->contexts);
   LK_FAIL_IF(!m->dataset->contexts, err, LEANK_E_MEMORY, -1, "out of memory");
   choose_aims(m);
-  LK_TRY(lk_prompter_open(tokenizer, &m->prompter, err));
+  if (has_text(o)) LK_TRY(lk_prompter_open(m->model->tokenizer, &m->prompter, err));
   if (has_task(o, LEANK_TASK_VALUES) || has_task(o, LEANK_TASK_PASSKEYS))
     LK_TRY(lk_haystack_open(o->haystacks, o->n_haystacks, &m->haystack, err));
   if (has_task(o, LEANK_TASK_FILE)) LK_TRY(lk_examples_open(o->examples, &m->examples, err));
@@ -145,12 +157,22 @@ static leank_task task_of(unsigned tasks, size_t i) {
 }
 
 static leank_status make_context(maker *m, size_t i, leank_context *out, leank_error *err) {
-  const lk_fit_options fit = {.task = task_of(m->options->tasks, i),
-                              .n_questions = m->options->n_questions,
+  const leank_dataset_options *o = m->options;
+  const lk_fit_options fit = {.task = task_of(o->tasks, i),
+                              .n_questions = o->n_questions,
                               .aim = m->aims[i],
                               .seed = lk_rng_u64(&m->rng),
                               .haystack = &m->haystack};
   if (fit.task == LEANK_TASK_FILE) return make_next_of_file(m, out, err);
+  if (fit.task == LEANK_TASK_RANDOM) {
+    const lk_random_context sizes = {.n_vocab = m->model->n_vocab,
+                                     .n_questions = o->n_questions,
+                                     .n_all = fit.aim,
+                                     .n_prompt = o->random_prompt,
+                                     .n_answer = o->random_answer,
+                                     .seed = fit.seed};
+    return lk_context_random(&sizes, out, err);
+  }
   return lk_context_fit(&m->prompter, &fit, out, err);
 }
 
@@ -186,13 +208,12 @@ static void write_fingerprint(leank_dataset *d) {
 
 /* ---- public ---- */
 
-leank_status lk_dataset_make(const leank_tokenizer *tokenizer, size_t n_ctx,
-                             const leank_dataset_options *options, leank_dataset **out,
-                             leank_error *err) {
+leank_status lk_dataset_make(const lk_dataset_model *model, const leank_dataset_options *options,
+                             leank_dataset **out, leank_error *err) {
   leank_status status = LEANK_OK;
-  maker m = {.options = options};
-  LK_TRY(check_options(options, n_ctx, err));
-  LK_TRY(maker_open(&m, tokenizer, err));
+  maker m = {.options = options, .model = model};
+  LK_TRY(check_options(options, model, err));
+  LK_TRY(maker_open(&m, err));
   for (size_t i = 0; i < options->n_contexts; i++) {
     m.dataset->n = i + 1; /* a context that fails half-made is empty or whole */
     LK_TRY(make_context(&m, i, &m.dataset->contexts[i], err));
@@ -209,10 +230,10 @@ leank_status leank_dataset_make(const leank_model *model, const leank_dataset_op
                                 leank_dataset **out, leank_error *err) {
   leank_status status = LEANK_OK;
   LK_FAIL_IF(!model || !options || !out, err, LEANK_E_ARGUMENT, -1, "leank_dataset_make: NULL");
-  const leank_tokenizer *tokenizer = leank_model_get_tokenizer(model);
-  LK_FAIL_IF(!tokenizer, err, LEANK_E_UNSUPPORTED, -1,
-             "the model has no tokenizer to make a data set with");
-  LK_TRY(lk_dataset_make(tokenizer, leank_model_get_info(model)->n_ctx_train, options, out, err));
+  const leank_model_info *info = leank_model_get_info(model);
+  const lk_dataset_model known = {leank_model_get_tokenizer(model), info->n_ctx_train,
+                                  info->n_vocab};
+  LK_TRY(lk_dataset_make(&known, options, out, err));
 cleanup:
   return status;
 }

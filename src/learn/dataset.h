@@ -1,4 +1,4 @@
-/* Data sets inside: made with a tokenizer alone, which is what tests have. */
+/* Data sets inside: made without a model's weights, as tests do. */
 #ifndef LK_LEARN_DATASET_H
 #define LK_LEARN_DATASET_H
 
@@ -14,9 +14,15 @@ struct leank_dataset {
   char fingerprint[17];
 };
 
-/* leank_dataset_make for a model of this tokenizer and n_ctx positions. */
-leank_status lk_dataset_make(const leank_tokenizer *tokenizer, size_t n_ctx,
-                             const leank_dataset_options *options, leank_dataset **out,
-                             leank_error *err);
+/* What a data set must know of a model. */
+typedef struct lk_dataset_model {
+  const leank_tokenizer *tokenizer; /* NULL: random tokens alone can be had */
+  size_t n_ctx;                     /* positions it was made for */
+  size_t n_vocab;                   /* random tokens are below it */
+} lk_dataset_model;
+
+/* leank_dataset_make for such a model. */
+leank_status lk_dataset_make(const lk_dataset_model *model, const leank_dataset_options *options,
+                             leank_dataset **out, leank_error *err);
 
 #endif

@@ -157,12 +157,10 @@ static uint64_t make_key(const leank_learner *l) {
 static leank_status make_data(leank_learner *l, leank_error *err) {
   leank_status status = LEANK_OK;
   const leank_learn_options *o = &l->options;
-  const leank_model_info *info = &l->model->info;
   LK_TRY(leank_dataset_make(l->model, &o->train, &l->train_set, err));
   if (o->held_out.n_contexts > 0)
     LK_TRY(leank_dataset_make(l->model, &o->held_out, &l->held_out_set, err));
-  size_t bytes = lk_prefill_bytes(info, o->kv_type, lk_contexts_of(l->train_set));
-  if (l->held_out_set) bytes += lk_prefill_bytes(info, o->kv_type, lk_contexts_of(l->held_out_set));
+  const size_t bytes = leank_learner_kv_bytes(l);
   LK_FAIL_IF(o->cache_bytes && bytes > o->cache_bytes, err, LEANK_E_MEMORY, -1,
              "the contexts' K and V take %zu bytes, more than the %zu allowed: fewer or shorter "
              "contexts",
@@ -295,6 +293,14 @@ static leank_status copy_paths(leank_learner *l, leank_error *err) {
   if ((o->checkpoint && !l->checkpoint) || (o->cache_folder && !l->cache_folder))
     return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory");
   return lk_kv_folder_check(l->cache_folder, err);
+}
+
+size_t leank_learner_kv_bytes(const leank_learner *l) {
+  const leank_model_info *info = &l->model->info;
+  const leank_kv_type type = l->options.kv_type;
+  const size_t train = lk_prefill_bytes(info, type, lk_contexts_of(l->train_set));
+  if (!l->held_out_set) return train;
+  return train + lk_prefill_bytes(info, type, lk_contexts_of(l->held_out_set));
 }
 
 leank_status leank_learner_open(const leank_model *model, const leank_learn_options *options,

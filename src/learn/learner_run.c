@@ -12,7 +12,7 @@
 typedef struct reading {
   leank_learner *l;
   uint64_t before, total;
-  bool told; /* of the context at hand */
+  size_t n_read;
 } reading;
 
 static uint64_t context_units(const lk_prefill *p, size_t i) {
@@ -31,9 +31,10 @@ static uint64_t prefill_units(const lk_prefill *p) {
 static void on_read(void *user, uint64_t done, uint64_t total) {
   (void)total;
   reading *r = user;
-  r->told = true;
-  leank_learn_event event = {
-      .phase = LEANK_LEARN_PREFILL, .done = r->before + done, .total = r->total};
+  leank_learn_event event = {.phase = LEANK_LEARN_PREFILL,
+                             .done = r->before + done,
+                             .total = r->total,
+                             .n_read = r->n_read};
   event.seconds_left = event.done ? lk_learner_seconds(r->l) * (double)(event.total - event.done) /
                                         (double)event.done
                                   : 0;
@@ -48,11 +49,11 @@ static leank_status read_set(leank_learner *l, lk_prefill *p, reading *r, leank_
                                       .on_progress = on_read,
                                       .user = r};
   for (size_t i = 0; i < p->n_contexts; i++) {
-    r->told = false;
     LK_TRY(lk_prefill_read(p, i, &options, err));
     LK_TRY(lk_prefill_check(p, i, err));
     r->before += context_units(p, i);
-    if (!r->told) on_read(r, 0, 0); /* it was mapped: nothing was computed */
+    r->n_read++;
+    on_read(r, 0, 0);
   }
 cleanup:
   return status;
