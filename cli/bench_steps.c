@@ -65,6 +65,20 @@ leank_status bench_steps_decode(const bench_steps *s, leank_session *session, si
   return LEANK_OK;
 }
 
+int bench_steps_load_weights(const cli_engine *engine, leank_session **out) {
+  bench_steps steps;
+  leank_error err;
+  double seconds;
+  cli_engine one = *engine;
+  one.options.n_seqs = 1;
+  int code = cli_engine_keep_weights(&one, out);
+  if (code != CLI_GO || !*out) return code;
+  bench_steps_open(&steps, engine->info, 1, 1);
+  code = bench_steps_code(bench_steps_decode(&steps, *out, 1, &seconds, &err), &err);
+  bench_steps_close(&steps);
+  return code;
+}
+
 size_t bench_stored_bytes(const leank_session *session) {
   leank_memory memory;
   leank_session_get_memory(session, &memory);

@@ -38,6 +38,10 @@ leank_status bench_steps_prompt(const bench_steps *s, leank_session *session, si
 leank_status bench_steps_decode(const bench_steps *s, leank_session *session, size_t n,
                                 double *seconds, leank_error *err);
 
+/* Where there is a device, makes the weights there now, by a step of a small session: they stay as
+ * long as it is open; else *out is left. Complains and returns what the shell gets, else CLI_GO. */
+int bench_steps_load_weights(const cli_engine *engine, leank_session **out);
+
 /* K and V of the tokens in use. */
 size_t bench_stored_bytes(const leank_session *session);
 

@@ -21,6 +21,7 @@ int cmd_bench_matvec(int argc, char **argv);
 int cmd_bench_decode(int argc, char **argv);
 int cmd_bench_prefill(int argc, char **argv);
 int cmd_bench_memory(int argc, char **argv);
+int cmd_bench_learn(int argc, char **argv);
 int cmd_analyze(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_learn(int argc, char **argv);

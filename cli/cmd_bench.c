@@ -10,6 +10,7 @@ int cmd_bench(int argc, char **argv) {
     if (strcmp(argv[0], "decode") == 0) return cmd_bench_decode(argc - 1, argv + 1);
     if (strcmp(argv[0], "prefill") == 0) return cmd_bench_prefill(argc - 1, argv + 1);
     if (strcmp(argv[0], "memory") == 0) return cmd_bench_memory(argc - 1, argv + 1);
+    if (strcmp(argv[0], "learn") == 0) return cmd_bench_learn(argc - 1, argv + 1);
     if (strcmp(argv[0], "--help") != 0 && strcmp(argv[0], "-h") != 0) {
       return cli_usage_error("unknown command 'bench %s' (see leank bench --help)", argv[0]);
     }
@@ -20,7 +21,8 @@ int cmd_bench(int argc, char **argv) {
          "  matvec              products with stored weights of every type; no model\n"
          "  decode MODEL        decode steps at several lengths, dense and LeanK in turns\n"
          "  prefill MODEL       prompts of several lengths\n"
-         "  memory MODEL        more and more sequences, until the memory is full\n\n"
+         "  memory MODEL        more and more sequences, until the memory is full\n"
+         "  learn MODEL         learning a mask: contexts, updates, a whole run\n\n"
          "MODEL may be a bare config.json: a model of that shape with random weights.\n"
          "All measure how fast this machine reads memory, in the same process.\n"
          "`leank bench COMMAND --help` says more.\n");

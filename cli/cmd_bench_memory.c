@@ -119,22 +119,10 @@ static size_t headroom(const bench_machine *m, size_t n_free) {
 /* What is free beside the weights. On a device they are made now, by a step. */
 static int find_budget(bench *b) {
   size_t bytes, n_free;
-  double seconds;
-  leank_error err;
   int code = session_bytes(b, false, 1, &bytes, &b->weights);
   if (code != CLI_GO) return code;
-  if (b->machine->on_cuda) {
-    bench_steps steps;
-    cli_engine one = *b->engine;
-    one.options.n_seqs = 1;
-    code = cli_engine_session(&one, false, LEANK_PAGE_TOKENS, &b->keeper);
-    if (code != CLI_GO) return code;
-    bench_steps_open(&steps, b->engine->info, 1, 1);
-    code = bench_steps_code(bench_steps_decode(&steps, b->keeper, 1, &seconds, &err), &err);
-    bench_steps_close(&steps);
-    if (code != CLI_GO) return code;
-  }
-  code = bench_free_bytes(b->machine, &n_free);
+  code = bench_steps_load_weights(b->engine, &b->keeper);
+  if (code == CLI_GO) code = bench_free_bytes(b->machine, &n_free);
   if (code != CLI_GO) return code;
   const size_t room = headroom(b->machine, n_free);
   b->budget = n_free > room ? n_free - room : 0;

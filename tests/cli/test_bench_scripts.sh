@@ -76,17 +76,18 @@ JSON
 leank mask score "$work/config.json" -o "$work/mask" --method random --ratio 0.5 --n-sink 64 \
   --n-recent 64
 script gpu_figures "$work/config.json=$work/mask" --bin "$program" --device cpu --attention 2x512 \
-  --decode 1x512,3x256 --steps 4 --memory 256 --new 4 --out "$work/rows" \
+  --decode 1x512,3x256 --steps 4 --memory 256 --new 4 --learn 1k --out "$work/rows" \
   --extra "--rotate 1M --threads 2 $cpu" --memory-limit 8M
 expect_code 0
 expect_no_err
 expect_out '^ +2x512 +[0-9.]+ .*\([0-9]+-[0-9]+\) +[0-9.]+ \([0-9.]+\)$'
 expect_out '^ +3x256 +leank +[0-9.]+'
 expect_out '^ +256 +LeanK over dense: [0-9.]+ x the batch'
+expect_out '^ +1k( +[0-9.]+){10}$'
 grep -q '"bench":"attention_layer"' "$work/rows" && grep -q '"memory_summary"' "$work/rows"
 check $? "the lines are kept"
 script gpu_figures "$work/none.json=$work/mask" --bin "$program" --device cpu --decode 1x512 \
-  --attention none --memory none
+  --attention none --memory none --learn none
 expect_code 1
 expect_err 'none.json'
 script gpu_figures "$work/config.json"

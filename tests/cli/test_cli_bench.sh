@@ -279,6 +279,83 @@ if (ulimit -v 1200000 && "$program" help) >/dev/null 2>&1; then
   check $? "a batch between 2 and 1200 was the largest"
 fi
 
+# ---- learn ----
+# shellcheck disable=SC2086
+{
+  leank bench learn
+  expect_code 2
+  leank bench learn "$work/config.json" -l 2k --from 3k $quick
+  expect_failure 2 '--from is above -l'
+  leank bench learn "$work/config.json" --contexts 2 --questions 3 --batch 7 $quick
+  expect_failure 2 '--batch: there are 2 x 3 questions'
+  leank bench learn "$work/config.json" -l 900 $quick
+  expect_code 1
+  expect_err '^leank: contexts of at most 900 tokens have no middle'
+  leank bench learn "$work/config.json" -l 5k $quick
+  expect_code 1
+  expect_err '^leank: contexts of 5120 tokens, but the model was made for 4096'
+  leank bench learn "$work/config.json" -l 1k,1100 --contexts 3 --steps1 5 --steps2 3 --json $quick
+  expect_code 0
+  expect_no_err
+  expect_json
+  if command -v python3 >/dev/null 2>&1; then
+    python3 - "$work/out" <<'PYTHON'
+import json, sys
+rows = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
+assert [row["length"] for row in rows] == [1024, 1100]
+
+def pages(tokens):
+    return -(-tokens // 64)
+
+def near(a, b):
+    return abs(a / b - 1) < 1e-6
+
+for row in rows:
+    assert row["bench"] == "learn" and row["synthetic"] and row["shortest"] == row["length"]
+    tokens = row["length"] - 48 - 28
+    blocks = pages(tokens) + 4 * (pages(row["length"] - 1) - tokens // 64)
+    size = 2 * blocks * 2 * 64 * 32 * 2 * 2 + 4 * 4 * (27 * 128 + 1)
+    assert row["kv_bytes"] == (3 + 1) * size, row
+    times = {name: row[name]["times"] for name in ("context", "update1", "update2", "evaluation")}
+    assert times == {"context": 3, "update1": 5, "update2": 3, "evaluation": 2}, times
+    context, run = row["context"], row["run"]
+    assert near(context["tokens_per_second"] * context["seconds"], tokens + 4 * 48)
+    for name in times:
+        assert near(row[name]["flops_per_second"] * row[name]["seconds"], row[name]["flops"])
+    # Two layers over the context, the questions and the answers' rows; logits, and what attention
+    # of answers counts beyond a plain one, are the rest.
+    products = 2 * 2 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256)
+    spans = [(0, tokens)] + 4 * [(tokens, row["length"] - 1)]
+    pairs = sum(end * (end + 1) // 2 - begin * (begin + 1) // 2 for begin, end in spans)
+    least = products * sum(end - begin for begin, end in spans) + 2 * 4 * 128 * pairs
+    assert least < context["flops"] < 1.1 * least, (least, context["flops"])
+    # Forward and, but for the first layer's q, k and v, back.
+    twice = 2 - (128 * 128 + 2 * 128 * 64) / (products / 2)
+    assert twice * products * 4 * 27 < row["update1"]["flops"]
+    assert near(run["context_seconds"], 28 * context["seconds"])
+    assert near(run["update_seconds"],
+                150 * row["update1"]["seconds"] + 20 * row["update2"]["seconds"])
+    assert near(run["evaluation_seconds"], 2 * 4 * row["evaluation"]["seconds"])
+    whole = run["context_seconds"] + run["update_seconds"] + run["evaluation_seconds"]
+    assert near(run["seconds"], whole)
+    assert run["kv_bytes"] == 28 * size
+assert rows[1]["update1"]["flops"] > rows[0]["update1"]["flops"]
+PYTHON
+    check $? "parts are as many as asked, and the whole run is made of them"
+  fi
+  leank bench learn "$work/config.json" -l 1200 --from 1k --held-out 0 --steps1 2 --steps2 0 $quick
+  expect_code 0
+  expect_out '^made-up: 4 contexts, 0 held out, 4 questions of 48 random tokens'
+  expect_out '^ +1200  context +4 '
+  expect_out '^ +1200  update, stage 1 +2 '
+  expect_out '^ +1200  leank learn: 24 \+ 4 contexts [0-9.]+ min, 150 \+ 20 updates [0-9.]+ min, in all '
+  [ "$(grep -c 'stage 2\|evaluation' "$work/out")" -eq 0 ]
+  check $? "what is not done is not told of"
+  leank bench learn "$model" -l 500 --n-sink 64 --n-recent 64 --answer-tokens 5 --steps1 1 $quick
+  expect_code 0
+  expect_out ' answers of 5; 4 questions an update$'
+}
+
 # ---- matvec ----
 # shellcheck disable=SC2086
 {
