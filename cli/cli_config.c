@@ -135,6 +135,11 @@ static int take_json(const char *path, const char *key, const cli_option *option
     if (json_is_true(value)) cli_value_parse(option, NULL);
     return CLI_GO;
   }
+  if (option->kind == CLI_CHOICE && json_is_boolean(value) &&
+      strcmp(option->value_name, "off|on") == 0) {
+    *(int *)option->value = json_is_true(value);
+    return CLI_GO;
+  }
   if (option->kind == CLI_TEXTS) ((cli_texts *)option->value)->n = 0;
   if (json_is_array(value) && (option->kind == CLI_TEXTS || option->kind == CLI_LIST)) {
     const char *wanted = take_array(option, value);

@@ -53,10 +53,11 @@ typedef struct cli_command {
 } cli_command;
 
 /* Config files. One JSON object whose keys are long names of the command's options ("_" counts as
- * "-"); values are strings, numbers, true or false for flags (false leaves the flag alone), and for
- * CLI_LIST and CLI_TEXTS also arrays, whose elements are taken whole. Options of the command line
- * win, wherever they stand. Every value is checked, also one that does not win. A file that cannot
- * be read or has a fault is wrong usage; the message names file and key. */
+ * "-"); values are strings, numbers, true or false for flags (false leaves the flag alone) and for
+ * choices of off|on, and for CLI_LIST and CLI_TEXTS also arrays, whose elements are taken whole.
+ * Options of the command line win, wherever they stand. Every value is checked, also one that does
+ * not win. A file that cannot be read or has a fault is wrong usage; the message names file and
+ * key. */
 
 /* Reads the arguments; options and positional arguments may mix, "--" ends the options. Prints help
  * and returns CLI_OK for --help; complains and returns CLI_USAGE; else CLI_GO. positional: room for

@@ -67,6 +67,7 @@ learn_settings learn_settings_default(void) {
                           .checkpoint_every = SIZE_MAX,
                           .budget = -1,
                           .policy = -1,
+                          .mean_compensation = -1,
                           .seed = UINT64_MAX,
                           .held_out_seed = UINT64_MAX,
                           .data = data_settings_default(),
@@ -96,7 +97,7 @@ static void apply_procedure(const learn_settings *g, leank_learn_options *o) {
   if (g->budget >= 0) o->budget = (leank_budget)g->budget;
   if (g->policy >= 0) o->policy = (leank_policy)g->policy;
   if (g->exact_budget) o->exact_budget = true;
-  if (g->mean_compensation) o->mean_compensation = true;
+  if (g->mean_compensation >= 0) o->mean_compensation = g->mean_compensation;
   if (g->seed != UINT64_MAX) o->seed = g->seed;
   o->n_threads = g->n_threads;
   o->cpu = cli_cpu_level(g->cpu);

@@ -26,8 +26,8 @@ typedef struct learn_settings {
   int preset; /* index of "default|paper" */
   double ratio, lambda, lr1, lr2;
   size_t align, steps1, steps2, batch, n_sink, n_recent, eval_every, checkpoint_every;
-  int budget, policy, kv_type, cpu;
-  bool exact_budget, mean_compensation;
+  int budget, policy, mean_compensation, kv_type, cpu;
+  bool exact_budget;
   uint64_t seed, held_out_seed;
   data_settings data;
   cli_texts held_out_tasks;

@@ -277,6 +277,7 @@ static void test_threads_do_not_matter(void **state) {
   (void)state;
   for (int way = 0; way < 3; way++) { /* plain, with means, as published */
     leank_learn_options o = lk_learn_small();
+    o.policy = way == 1 ? LEANK_POLICY_MEAN : LEANK_POLICY_DROP;
     o.mean_compensation = way == 1;
     o.paper = way == 2;
     if (way == 2) o.lambda = 0.06;

@@ -107,6 +107,8 @@ static void test_what_the_published_procedure_refuses(void **state) {
   (void)state;
   leank_learn_options o = lk_learn_small();
   o.paper = true;
+  o.policy = LEANK_POLICY_DROP;
+  o.mean_compensation = false;
   refused(&o, LEANK_E_ARGUMENT, "needs a lambda");
   o.lambda = 0.06;
   o.policy = LEANK_POLICY_MEAN;
@@ -260,8 +262,8 @@ static void test_a_checkpoint_of_other_settings(void **state) {
   OTHER(exact_budget = true);
   OTHER(n_sink = 128);
   OTHER(n_recent = 128);
-  OTHER(policy = LEANK_POLICY_MEAN);
-  OTHER(mean_compensation = true);
+  OTHER(policy = LEANK_POLICY_DROP);
+  OTHER(mean_compensation = false);
   OTHER(lambda = 0.1);
   OTHER(lr1 = 0.01);
   OTHER(lr2 = 0.01);

@@ -14,6 +14,8 @@ void leank_learn_options_default(leank_learn_options *o) {
                              .ratio = 0.7,
                              .n_sink = 128,
                              .n_recent = 768,
+                             .policy = LEANK_POLICY_MEAN,
+                             .mean_compensation = true,
                              .lambda = -1,
                              .lr1 = 0.04,
                              .lr2 = 0.001,
@@ -36,6 +38,8 @@ void leank_learn_options_paper(const leank_model_info *model, leank_learn_option
   const size_t longest = qwen ? 32768 : 98304;
   leank_learn_options_default(o);
   o->paper = true;
+  o->policy = LEANK_POLICY_DROP;
+  o->mean_compensation = false;
   o->align = 32;
   o->n_recent = 1024;
   o->lambda = 0.06;

@@ -82,7 +82,7 @@ done
 leank mask show "$work/mask"
 expect_out '^method +learned$'
 expect_out '^steps, seed +(6|10), 1$'
-expect_out '^deployed with +sink 64, recent 64, policy drop$'
+expect_out '^deployed with +sink 64, recent 64, policy mean, mean compensation$'
 expect_out '^alpha +stored$'
 leank run "$model" -p "$(seq -s ' ' 1 100)" -n 4 --mask "$work/mask" -q "$cpu"
 expect_code 0
