@@ -28,7 +28,7 @@ extern "C" {
 #endif
 
 enum {
-  LK_CUDA_API_VERSION = 2,
+  LK_CUDA_API_VERSION = 3,
   LK_CUDA_P = 64,            /* tokens of a page */
   LK_CUDA_GRANULE = 16,      /* kept channels are padded to a multiple of this */
   LK_CUDA_MAX_GROUP = 8,     /* query heads of a kv head */
@@ -198,6 +198,12 @@ typedef struct lk_cuda_linear {
   uint32_t n_parts, n_in;
   const float *x; /* device [n_rows][n_in] */
   size_t n_rows;
+  /* linear_few only */
+  const float *norm; /* device [n_in]: the products are of RMSNorm(x) with these weights; aligned
+                        as alloc's memory; or NULL */
+  float eps;         /* of the norm */
+  bool gated;        /* two parts, gate and up, of equal n_out and without add: the first one's y =
+                        silu(gate) * up, and up's y is not used */
 } lk_cuda_linear;
 
 typedef struct lk_cuda_api {
@@ -253,8 +259,8 @@ typedef struct lk_cuda_api {
   /* Weights of lk_dtype `type` (n elements, whole blocks) in device memory, to bf16 (nearest even).
    */
   void (*widen)(lk_cuda_device *dev, int type, const void *from, size_t n, uint16_t *to);
-  /* Few rows: own kernels; a row's bits do not depend on the other rows. Weights are read while
-   * earlier launches still run: what writes them has been waited for. */
+  /* Few rows: own kernels; a row's bits do not depend on the other rows. Weights, those of a norm
+   * too, are read while earlier launches still run: what writes them has been waited for. */
   void (*linear_few)(lk_cuda_device *dev, const lk_cuda_linear *job);
   /* Many: library GEMM, activations rounded to bf16, fp32 sums. */
   void (*linear_many)(lk_cuda_device *dev, const lk_cuda_linear *job);

@@ -121,6 +121,11 @@ static __device__ __forceinline__ void lk_copy16_once(uint4 *to_shared, const vo
                : "memory");
 }
 
+/* A 128-byte line of global memory to the second-level cache. */
+static __device__ __forceinline__ void lk_prefetch_l2(const void *p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p)));
+}
+
 static __device__ __forceinline__ void lk_copies_commit(void) {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

@@ -5,21 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "cuda_fixture.cuh"
-
-typedef void (*linear_fn)(lk_cuda_device *dev, const lk_cuda_linear *job);
-
-static cudaGraphExec_t record(lk_cuda_device *dev, linear_fn run, const lk_cuda_linear *jobs,
-                              size_t n_jobs) {
-  cudaGraph_t graph;
-  cudaGraphExec_t executable;
-  must(cudaStreamBeginCapture(dev->stream, cudaStreamCaptureModeThreadLocal), "begin capture");
-  for (size_t i = 0; i < n_jobs; i++) run(dev, &jobs[i]);
-  must(cudaStreamEndCapture(dev->stream, &graph), "end capture");
-  must(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
-  cudaGraphDestroy(graph);
-  return executable;
-}
+#include "cuda_linear_fixture.cuh"
 
 static __global__ void fill_kernel(uint16_t *w, size_t n) {
   const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -132,7 +118,6 @@ static const layer_shape layer_shapes[] = {
     {"Qwen2.5-7B", 3584, 512, 18944},
     {"Llama-3.1-8B", 4096, 1024, 14336},
 };
-enum { MOST_IN = 18944 }; /* of them */
 
 /* What a layer multiplies: q, k, v; o; gate, up; down, with the rows' widths between them. */
 static void layer_jobs(const layer_shape *m, const uint16_t *w, float *x, size_t n_rows,
@@ -158,7 +143,43 @@ static void layer_jobs(const layer_shape *m, const uint16_t *w, float *x, size_t
   }
 }
 
-/* Layer after layer, as a step has them, but for what is between the products. */
+/* A layer's launches, but for rope and attention, with norms and SwiGLU in the products or apart.
+ * g: weights of a norm; normed: room for its result. */
+static void launch_layer(lk_cuda_device *dev, const lk_cuda_linear jobs[4], const float *g,
+                         float *normed, bool fused) {
+  const float eps = 1e-5f;
+  for (size_t i = 0; i < 4; i++) {
+    lk_cuda_linear job = jobs[i];
+    const bool normalises = i % 2 == 0, gates = i == 2;
+    if (normalises && fused) {
+      job.norm = g;
+      job.eps = eps;
+      job.gated = gates;
+    } else if (normalises) {
+      lk_cuda_rms_norm(dev, job.x, job.n_rows, job.n_in, g, eps, normed);
+      job.x = normed;
+    }
+    lk_cuda_linear_few(dev, &job);
+    float *gate = job.parts[0].y;
+    if (gates && !fused)
+      lk_cuda_swiglu(dev, gate, job.parts[1].y, job.n_rows * job.parts[0].n_out, gate);
+  }
+}
+
+/* Microseconds of a layer. */
+static double time_layers(lk_cuda_device *dev, const std::vector<lk_cuda_linear> &jobs,
+                          const float *g, float *normed, bool fused) {
+  cudaGraphExec_t graph = capture(dev, [&] {
+    for (size_t i = 0; i < jobs.size(); i += 4) launch_layer(dev, &jobs[i], g, normed, fused);
+  });
+  const double us = 1e3 * time_graph(dev, graph) / (double)(jobs.size() / 4);
+  check_device(dev, "bench");
+  cudaGraphExecDestroy(graph);
+  return us;
+}
+
+/* Layer after layer, as a step has them, but for what is between the products; then with norms and
+ * SwiGLU apart and in the products. */
 static void bench_layers(lk_cuda_device *dev, double speed) {
   for (const layer_shape &m : layer_shapes) {
     const size_t n_weights = m.hidden * (2 * m.hidden + 2 * m.kv + 3 * m.ffn);
@@ -168,7 +189,7 @@ static void bench_layers(lk_cuda_device *dev, double speed) {
     must(cudaDeviceSynchronize(), "fill");
     printf("layer of %s:", m.name);
     for (size_t n_rows : {1, 4, 8, 16, 64}) {
-      const size_t n_floats = 3 * n_rows * m.ffn;
+      const size_t n_floats = n_rows * (3 * m.ffn + m.hidden) + m.hidden;
       float *x = (float *)device_bytes(n_floats * sizeof *x);
       must(cudaMemset(x, 0x3c, n_floats * sizeof *x), "memset");
       std::vector<lk_cuda_linear> jobs(4 * n_layers);
@@ -178,6 +199,9 @@ static void bench_layers(lk_cuda_device *dev, double speed) {
       const double us = 1e3 * time_graph(dev, graph) / (double)n_layers;
       check_device(dev, "bench");
       print_time(n_rows, 2 * n_weights, speed, us);
+      float *normed = x + 3 * n_rows * m.ffn, *g = normed + n_rows * m.hidden;
+      printf(", with norms and SwiGLU %.2f us", time_layers(dev, jobs, g, normed, false));
+      printf(", fused %.2f us", time_layers(dev, jobs, g, normed, true));
       cudaGraphExecDestroy(graph);
       cudaFree(x);
     }

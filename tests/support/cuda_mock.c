@@ -323,6 +323,7 @@ static void run_norm(const void *args) {
 static void mock_rms_norm(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n,
                           const float *w, float eps, float *y) {
   const rows_args a = {.a = x, .b = w, .n_rows = n_rows, .n = n, .scale = eps, .out = y};
+  lk_cuda_mock.n_norms++;
   LAUNCH(dev, run_norm, a);
 }
 
@@ -439,26 +440,6 @@ static void mock_widen(lk_cuda_device *dev, int type, const void *from, size_t n
   const rows_args a = {.a = from, .n = n, .n_heads = (size_t)type, .out = to};
   lk_cuda_mock.n_loads++;
   LAUNCH(dev, run_widen, a);
-}
-
-static void run_linear(const void *args) {
-  const lk_cuda_linear *j = args;
-  for (size_t p = 0; p < j->n_parts; p++) {
-    const lk_cuda_part *part = &j->parts[p];
-    for (size_t i = 0; i < j->n_rows * part->n_out; i++) {
-      const float *x = j->x + i / part->n_out * j->n_in;
-      const uint16_t *w = part->w + i % part->n_out * j->n_in;
-      double sum = part->bias ? (double)part->bias[i % part->n_out] : 0;
-      for (size_t c = 0; c < j->n_in; c++) sum += (double)x[c] * (double)lk_bf16_to_f32(w[c]);
-      part->y[i] = (float)(part->add ? (double)part->y[i] + sum : sum);
-    }
-  }
-}
-
-/* All kinds, to fp32: rounding of activations is the library's matter. */
-static void mock_linear(lk_cuda_device *dev, const lk_cuda_linear *job) {
-  assert_true(job->n_parts > 0 && job->n_parts <= LK_CUDA_MAX_PARTS);
-  lk_mock_launch(dev, run_linear, job, sizeof *job);
 }
 
 static leank_status mock_reserve(lk_cuda_device *dev, size_t n_rows, size_t n_cols,
@@ -776,8 +757,8 @@ const lk_cuda_api *lk_cuda_mock_api(void) {
                                   .swiglu = mock_swiglu,
                                   .argmax = mock_argmax,
                                   .widen = mock_widen,
-                                  .linear_few = mock_linear,
-                                  .linear_many = mock_linear,
+                                  .linear_few = lk_mock_linear_few,
+                                  .linear_many = lk_mock_linear,
                                   .reserve = mock_reserve,
                                   .append = mock_append,
                                   .rope_append = mock_rope_append,
@@ -788,7 +769,7 @@ const lk_cuda_api *lk_cuda_mock_api(void) {
                                   .decode = mock_decode,
                                   .attend_rows = mock_attend_rows,
                                   .random_bf16 = mock_random_bf16,
-                                  .linear_precise = mock_linear,
+                                  .linear_precise = lk_mock_linear,
                                   .linear_backward = lk_mock_linear_backward,
                                   .rms_norm_backward = lk_mock_rms_norm_backward,
                                   .swiglu_backward = lk_mock_swiglu_backward,

@@ -10,12 +10,14 @@
 #include "cuda/cuda_api.h"
 
 typedef struct lk_cuda_mock_state {
-  size_t n_live;       /* allocations, devices and graphs not yet given back */
-  size_t n_allocs;     /* so far */
-  size_t n_launches;   /* so far, those of replays included */
-  size_t n_downloaded; /* bytes so far */
-  size_t n_loads;      /* widen, and uploads of as much as a matrix */
-  size_t n_made;       /* random_bf16 */
+  size_t n_live;           /* allocations, devices and graphs not yet given back */
+  size_t n_allocs;         /* so far */
+  size_t n_launches;       /* so far, those of replays included */
+  size_t n_downloaded;     /* bytes so far */
+  size_t n_loads;          /* widen, and uploads of as much as a matrix */
+  size_t n_made;           /* random_bf16 */
+  size_t n_norms;          /* rms_norm, so far */
+  size_t n_fused, n_gated; /* linear_few behind a norm, and with a gate */
   size_t n_records, n_replays;
   size_t fail_alloc, fail_launch; /* the nth from now on fails; 0: none */
   bool refuse_record;             /* record_end fails */

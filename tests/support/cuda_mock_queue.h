@@ -11,6 +11,10 @@ void lk_mock_launch(lk_cuda_device *dev, void (*run)(const void *), const void *
 /* Element c of a token's row of n elements, in a segment's K or V. */
 uint16_t *lk_mock_element(unsigned char *segment, size_t n, size_t token, size_t c);
 
+/* cuda_mock_linear.c */
+void lk_mock_linear_few(lk_cuda_device *dev, const lk_cuda_linear *job);
+void lk_mock_linear(lk_cuda_device *dev, const lk_cuda_linear *job); /* the other kinds */
+
 /* cuda_mock_learn.c */
 void lk_mock_linear_backward(lk_cuda_device *dev, const lk_cuda_linear_grad *job);
 void lk_mock_rms_norm_backward(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n,

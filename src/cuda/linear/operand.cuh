@@ -23,10 +23,16 @@ static inline size_t lk_few_slabs(size_t n_in) {
   return (n_in + LK_FEW_PERIOD - 1) / LK_FEW_PERIOD * (LK_FEW_PERIOD / LK_FEW_SLAB);
 }
 
-/* Elements of dev->operand for n_rows x n_in: rows split in two for linear_few, or rounded for
- * linear_many; or the two parts of half as many rows, of which the second is aligned. */
+/* Elements of rows split in two for linear_few; LK_FEW_ROWS floats lie behind them. */
+static inline size_t lk_few_split_elements(size_t n_rows, size_t n_in) {
+  return lk_few_slabs(n_in) * LK_FEW_SLAB * 8 * lk_few_tiles(n_rows) * 2;
+}
+
+/* Elements of dev->operand for n_rows x n_in: rows split in two and a float each for linear_few, or
+ * rounded for linear_many; or the two parts of half as many rows, of which the second is aligned.
+ */
 static inline size_t lk_operand_elements(size_t n_rows, size_t n_in) {
-  const size_t split = lk_few_slabs(n_in) * LK_FEW_SLAB * 8 * lk_few_tiles(n_rows) * 2;
+  const size_t split = lk_few_split_elements(n_rows, n_in) + 2 * LK_FEW_ROWS;
   const size_t rounded = n_rows * n_in + LK_PART_ALIGN;
   return split > rounded ? split : rounded;
 }
