@@ -167,6 +167,36 @@ static void test_batches_change_no_bit(void **state) {
   check_batches(LEANK_POLICY_MEAN, true);
 }
 
+/* Two steps of one sequence, the first run plainly and the second recorded, in a session of n_seqs:
+ * how often norms and gates are part of a product, and what steps give. */
+static void check_fused(const lk_case *c, size_t n_seqs, bool fused) {
+  enum { N_DECODED = 2 };
+  leank_token *tokens = lk_random_tokens(&c->spec, N_DECODED, 4);
+  const lk_setup setup = setup_of(NULL, 64, n_seqs);
+  const size_t n = N_DECODED * c->spec.n_layers;
+  const lk_cuda_mock_state was = lk_cuda_mock;
+  float *got = lk_run_fresh(c, &setup, tokens, LK_CALLS({LK_DECODE, N_DECODED}));
+  double *want = lk_oracle_fresh(c, &setup, tokens, LK_CALLS({LK_DECODE, N_DECODED}));
+  assert_int_equal(lk_cuda_mock.n_fused - was.n_fused, fused ? 2 * n : 0);
+  assert_int_equal(lk_cuda_mock.n_gated - was.n_gated, fused ? n : 0);
+  assert_int_equal(lk_cuda_mock.n_norms - was.n_norms, (fused ? 0 : 2 * n) + N_DECODED);
+  lk_assert_close(got, want, N_DECODED, V, LK_TOLERANCE_BF16_CACHE, fused ? "fused" : "not fused");
+  free(got), free(want), free(tokens);
+}
+
+static void test_norms_and_gates_of_steps(void **state) {
+  (void)state;
+  for (size_t i = 0; i < N_MODELS; i++) {
+    const lk_tiny_spec spec = tiny(i);
+    lk_case c;
+    lk_case_open(&c, &spec);
+    check_fused(&c, 1, true);
+    check_fused(&c, LK_CUDA_FEW_ROWS, true);
+    check_fused(&c, LK_CUDA_FEW_ROWS + 1, false); /* steps by GEMM */
+    lk_case_close(&c);
+  }
+}
+
 /* A fork shares the last page; the step that writes to it copies it first. */
 static void test_forks_part(void **state) {
   (void)state;
@@ -528,6 +558,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       ON_MOCK(test_sessions_match_the_oracle),
       ON_MOCK(test_batches_change_no_bit),
+      ON_MOCK(test_norms_and_gates_of_steps),
       ON_MOCK(test_forks_part),
       ON_MOCK(test_packing_from_another_session),
       ON_MOCK(test_devices_do_not_mix),

@@ -333,6 +333,54 @@ cleanup:
   return status;
 }
 
+/* A job of linear_few behind an RMSNorm of n_in elements. */
+static leank_status norm_job(lk_cuda_backend *cuda, const lk_tensor *norm, float eps, size_t n_in,
+                             const float *x, size_t n_rows, lk_cuda_linear *out, leank_error *err) {
+  const void *weights = NULL;
+  const leank_status status =
+      lk_cuda_store_vector(cuda->store, norm->data, n_in * sizeof(float), &weights, err);
+  *out = (lk_cuda_linear){
+      .n_in = (uint32_t)n_in, .x = x, .n_rows = n_rows, .norm = weights, .eps = eps};
+  return status;
+}
+
+static leank_status add_part(lk_cuda_backend *cuda, const lk_linear_part *part, lk_cuda_linear *job,
+                             leank_error *err) {
+  cuda->n_flops += lk_product_flops(part->w, job->n_rows);
+  return fill_part(cuda, part, &job->parts[job->n_parts++], err);
+}
+
+static leank_status cuda_norm_linear(lk_backend *be, const lk_linear_part *parts, size_t n_parts,
+                                     const lk_tensor *norm, float eps, const float *x,
+                                     size_t n_rows, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_cuda_backend *cuda = lk_cuda(be);
+  for (size_t i = 0; i < n_parts;) {
+    lk_cuda_linear job;
+    LK_TRY(norm_job(cuda, norm, eps, parts->w->n_cols, x, n_rows, &job, err));
+    while (job.n_parts < LK_CUDA_MAX_PARTS && i < n_parts)
+      LK_TRY(add_part(cuda, &parts[i++], &job, err));
+    cuda->api->linear_few(cuda->dev, &job);
+  }
+cleanup:
+  return status;
+}
+
+static leank_status cuda_norm_swiglu(lk_backend *be, const lk_tensor *gate, const lk_tensor *up,
+                                     const lk_tensor *norm, float eps, const float *x,
+                                     size_t n_rows, float *out, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_cuda_backend *cuda = lk_cuda(be);
+  const lk_linear_part parts[] = {{gate, NULL, out, false}, {up, NULL, out, false}};
+  lk_cuda_linear job;
+  LK_TRY(norm_job(cuda, norm, eps, gate->n_cols, x, n_rows, &job, err));
+  job.gated = true;
+  for (size_t i = 0; i < 2; i++) LK_TRY(add_part(cuda, &parts[i], &job, err));
+  cuda->api->linear_few(cuda->dev, &job);
+cleanup:
+  return status;
+}
+
 static void cuda_head_stats(lk_backend *be, const float *x, size_t n_rows, size_t n_kv_heads,
                             size_t n_per, size_t head_dim, leank_channel_order order,
                             double *sum_abs, double *sum_sq) {
@@ -363,6 +411,8 @@ static const lk_backend_ops cuda_ops = {
     .embed = cuda_embed,
     .rms_norm = cuda_rms_norm,
     .linear = cuda_linear,
+    .norm_linear = cuda_norm_linear,
+    .norm_swiglu = cuda_norm_swiglu,
     .rope_table = cuda_rope_table,
     .rope = cuda_rope,
     .swiglu = cuda_swiglu,
@@ -411,6 +461,7 @@ leank_status lk_cuda_backend_open(const lk_cuda_api *api, const lk_backend_optio
   LK_FAIL_IF(!cuda, err, LEANK_E_MEMORY, -1, "out of memory");
   cuda->base = (lk_backend){.ops = &cuda_ops, .index = device};
   cuda->options = *options;
+  cuda->base.fuses_few = !steps_by_gemm(cuda);
   cuda->api = api;
   LK_TRY(api->open(device, &cuda->dev, err));
   LK_TRY(lk_cuda_store_open(api, device, options->model, &cuda->store, err));

@@ -56,16 +56,23 @@ void lk_forward_positions(lk_forward *fw, const lk_rows *rows) {
                                fw->cos_sin);
 }
 
+/* Norms, and silu(gate) * up, are part of the products. */
+static bool is_fused(const lk_forward *fw, lk_linear_kind kind) {
+  return kind == LK_LINEAR_FEW && fw->backend->fuses_few;
+}
+
 leank_status lk_forward_project_only(lk_forward *fw, lk_linear_kind kind, size_t layer,
                                      const float *x, size_t n_rows, leank_error *err) {
   const leank_model_info *m = &fw->model->info;
   const lk_layer_weights *w = &fw->model->weights.layers[layer];
   lk_backend *be = fw->backend;
   const lk_backend_ops *ops = be->ops;
-  ops->rms_norm(be, x, n_rows, m->hidden, &w->attn_norm, (float)m->norm_eps, fw->norm);
+  const float eps = (float)m->norm_eps;
   const lk_linear_part parts[] = {{&w->q, &w->q_bias, fw->q, false},
                                   {&w->k, &w->k_bias, fw->k, false},
                                   {&w->v, &w->v_bias, fw->v, false}};
+  if (is_fused(fw, kind)) return ops->norm_linear(be, parts, 3, &w->attn_norm, eps, x, n_rows, err);
+  ops->rms_norm(be, x, n_rows, m->hidden, &w->attn_norm, eps, fw->norm);
   return ops->linear(be, kind, parts, 3, fw->norm, n_rows, err);
 }
 
@@ -88,19 +95,31 @@ leank_status lk_forward_attn_output(lk_forward *fw, lk_linear_kind kind, size_t 
   return fw->backend->ops->linear(fw->backend, kind, &part, 1, fw->attn, n_rows, err);
 }
 
-leank_status lk_forward_ffn(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
-                            size_t n_rows, leank_error *err) {
+/* act of x. */
+static leank_status activate(lk_forward *fw, lk_linear_kind kind, size_t layer, const float *x,
+                             size_t n_rows, leank_error *err) {
   leank_status status = LEANK_OK;
   const leank_model_info *m = &fw->model->info;
   const lk_layer_weights *w = &fw->model->weights.layers[layer];
   lk_backend *be = fw->backend;
   const lk_backend_ops *ops = be->ops;
-  ops->rms_norm(be, x, n_rows, m->hidden, &w->ffn_norm, (float)m->norm_eps, fw->norm);
+  const float eps = (float)m->norm_eps;
+  if (is_fused(fw, kind))
+    return ops->norm_swiglu(be, &w->gate, &w->up, &w->ffn_norm, eps, x, n_rows, fw->act, err);
+  ops->rms_norm(be, x, n_rows, m->hidden, &w->ffn_norm, eps, fw->norm);
   const lk_linear_part both[] = {{&w->gate, NULL, fw->gate, false}, {&w->up, NULL, fw->up, false}};
   LK_TRY(ops->linear(be, kind, both, 2, fw->norm, n_rows, err));
   ops->swiglu(be, fw->gate, fw->up, n_rows * m->ffn, fw->act);
-  const lk_linear_part down = {&w->down, NULL, x, true};
-  LK_TRY(ops->linear(be, kind, &down, 1, fw->act, n_rows, err));
+cleanup:
+  return status;
+}
+
+leank_status lk_forward_ffn(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
+                            size_t n_rows, leank_error *err) {
+  leank_status status = LEANK_OK;
+  const lk_linear_part down = {&fw->model->weights.layers[layer].down, NULL, x, true};
+  LK_TRY(activate(fw, kind, layer, x, n_rows, err));
+  LK_TRY(fw->backend->ops->linear(fw->backend, kind, &down, 1, fw->act, n_rows, err));
 cleanup:
   return status;
 }

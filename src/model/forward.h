@@ -11,7 +11,7 @@ typedef struct lk_forward {
   const leank_model *model;
   lk_backend *backend;
   size_t n_rows;
-  float *norm;      /* [N][hidden] */
+  float *norm;      /* [N][hidden]; as gate and up not used where products are fused */
   float *q, *k, *v; /* [N][Hq][D], [N][Hk][D], [N][Hk][D] */
   float *attn;      /* [N][Hq][D] */
   float *gate, *up; /* [N][ffn] */
