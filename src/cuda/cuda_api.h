@@ -196,8 +196,9 @@ typedef struct lk_cuda_weighted {
 typedef struct lk_cuda_linear {
   lk_cuda_part parts[LK_CUDA_MAX_PARTS];
   uint32_t n_parts, n_in;
-  const float *x; /* device [n_rows][n_in] */
+  const float *x; /* device [n_rows][n_in]; linear_many: NULL: the operand as it is */
   size_t n_rows;
+  uint32_t pitch; /* linear_many: floats from a row of each y to its next; 0: n_out */
   /* linear_few only */
   const float *norm; /* device [n_in]: the products are of RMSNorm(x) with these weights; aligned
                         as alloc's memory; or NULL */
@@ -262,7 +263,9 @@ typedef struct lk_cuda_api {
   /* Few rows: own kernels; a row's bits do not depend on the other rows. Weights, those of a norm
    * too, are read while earlier launches still run: what writes them has been waited for. */
   void (*linear_few)(lk_cuda_device *dev, const lk_cuda_linear *job);
-  /* Many: library GEMM, activations rounded to bf16, fp32 sums. */
+  /* Many: library GEMM, activations rounded to bf16, fp32 sums. With a pitch (then n_out are
+   * multiples of 4) parts whose w, y and bias, if any, each lie behind those of the part before
+   * are one GEMM. */
   void (*linear_many)(lk_cuda_device *dev, const lk_cuda_linear *job);
   /* Room for products of n_rows x n_cols inputs: linear_many, and linear_few of more than 16 rows,
    * need it. Called outside of recording; where room grows, recorded products are not valid any
@@ -314,6 +317,19 @@ typedef struct lk_cuda_api {
    * words. */
   void (*read)(lk_cuda_device *dev, const void *from, size_t n_bytes, uint32_t n_blocks,
                uint32_t *sum);
+
+  /* ---- decode steps by GEMM ---- */
+  /* The operand is the device's own room for bf16 rows that linear_many multiplies (reserve). It
+   * holds what was put there last, by these two or by a product of an x. */
+  /* Operand [n_rows][n] = rms_norm, rounded. */
+  void (*rms_norm_operand)(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n,
+                           const float *w, float eps);
+  /* Operand [n_rows][n] = swiglu of gate_up[n_rows][2][n], rounded. */
+  void (*swiglu_operand)(lk_cuda_device *dev, const float *gate_up, size_t n_rows, size_t n);
+  /* rope_append of rows of qkv[N][Hq + 2 Hk][D]; the rotated q go to q[N][Hq][D]. */
+  void (*rope_append_joint)(lk_cuda_device *dev, const lk_cuda_view *view, const float *qkv,
+                            float *q, size_t n_rows, bool pairs, const float *cos_sin,
+                            const lk_slot *slots);
 } lk_cuda_api;
 
 /* The library's one symbol. NULL where `version` is not the library's. */

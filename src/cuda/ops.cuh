@@ -19,6 +19,9 @@ void lk_cuda_rms_norm_backward(lk_cuda_device *dev, const float *x, size_t n_row
 void lk_cuda_swiglu_backward(lk_cuda_device *dev, const float *gate, const float *up, size_t n,
                              const float *dout, float *dgate, float *dup);
 void lk_cuda_argmax(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n, int32_t *index);
+void lk_cuda_rms_norm_operand(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n,
+                              const float *w, float eps);
+void lk_cuda_swiglu_operand(lk_cuda_device *dev, const float *gate_up, size_t n_rows, size_t n);
 void lk_cuda_random_bf16(lk_cuda_device *dev, uint16_t *to, size_t n, float scale, uint64_t seed);
 
 /* linear/ */
@@ -36,6 +39,9 @@ void lk_cuda_append(lk_cuda_device *dev, const lk_cuda_view *view, const float *
 void lk_cuda_rope_append(lk_cuda_device *dev, const lk_cuda_view *view, float *q, const float *k,
                          const float *v, size_t n_rows, bool pairs, const float *cos_sin,
                          const lk_slot *slots);
+void lk_cuda_rope_append_joint(lk_cuda_device *dev, const lk_cuda_view *view, const float *qkv,
+                               float *q, size_t n_rows, bool pairs, const float *cos_sin,
+                               const lk_slot *slots);
 void lk_cuda_pack(lk_cuda_device *dev, const lk_cuda_view *src, const lk_page_entry *from,
                   const lk_cuda_view *dst, const lk_page_entry *to, size_t n_pages);
 void lk_cuda_copy_pages(lk_cuda_device *dev, const lk_cuda_view *src, const lk_page_entry *from,

@@ -168,6 +168,10 @@ static double few_bound(size_t n_in) {
   const double n_instructions = 8 * std::ceil((double)n_in / 512); /* of a slice's chain */
   return 0x1p-16 + n_instructions * 0x1p-20 + 8 * 0x1p-24;
 }
+/* Sums as few_bound has them. */
+static double many_bound(size_t n_in) {
+  return 0x1p-8 + (std::ceil((double)n_in / 16) + 8) * 0x1p-20;
+}
 
 /* The first n_rows of y against the oracle, and what lies behind them. Gives y. */
 static std::vector<float> check_product(const product *p, size_t n_rows, bool bias, bool add,

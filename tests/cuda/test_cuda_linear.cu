@@ -197,11 +197,6 @@ static void test_few_after_nan(lk_cuda_device *dev) {
 
 /* ---- many rows ---- */
 
-/* Sums as few_bound has them. */
-static double many_bound(size_t n_in) {
-  return 0x1p-8 + (std::ceil((double)n_in / 16) + 8) * 0x1p-20;
-}
-
 static void test_many(lk_cuda_device *dev) {
   static const size_t n_outs[] = {896, 256, 1535};
   for (size_t n_rows : {65, 128, 333})

@@ -48,9 +48,21 @@ static void test_append(lk_cuda_device *dev, size_t d, size_t n_heads, size_t n_
   all.check_same(dev, is_f16 ? "append to f16" : "append");
 }
 
-/* rope_append against rope, then append on the host: the same bits. */
+/* Rows of q, k and v side by side. */
+static std::vector<float> side_by_side(size_t n_rows, const std::vector<float> &q,
+                                       const std::vector<float> &k, const std::vector<float> &v) {
+  std::vector<float> all;
+  for (size_t r = 0; r < n_rows; r++)
+    for (const std::vector<float> *x : {&q, &k, &v}) {
+      const size_t width = x->size() / n_rows;
+      all.insert(all.end(), x->begin() + r * width, x->begin() + (r + 1) * width);
+    }
+  return all;
+}
+
+/* rope_append, or rope_append_joint, against rope, then append on the host: the same bits. */
 static void test_rope_append(lk_cuda_device *dev, size_t d, size_t n_heads, size_t group,
-                             size_t n_rows, bool pairs, bool is_f16) {
+                             size_t n_rows, bool pairs, bool is_f16, bool joint) {
   const size_t n_pages[LK_N_PAGE_KINDS] = {5, 1, 4};
   pages all(d, std::vector<std::vector<uint16_t>>(n_heads, all_channels(d)), 1, n_pages, untouched);
   uint16_t (*const round)(float) = is_f16 ? lk_f32_to_f16 : lk_f32_to_bf16;
@@ -78,9 +90,14 @@ static void test_rope_append(lk_cuda_device *dev, size_t d, size_t n_heads, size
       }
   }
   buffer<lk_slot> device_slots(slots);
-  lk_cuda_rope_append(dev, &all.view, device_q.p, device_k.p, device_v.p, n_rows, pairs, table.p,
-                      device_slots.p);
-  const std::vector<float> got_q = device_q.get(dev);
+  buffer<float> qkv(side_by_side(n_rows, q, k, v)), joint_q(q.size());
+  if (joint)
+    lk_cuda_rope_append_joint(dev, &all.view, qkv.p, joint_q.p, n_rows, pairs, table.p,
+                              device_slots.p);
+  else
+    lk_cuda_rope_append(dev, &all.view, device_q.p, device_k.p, device_v.p, n_rows, pairs, table.p,
+                        device_slots.p);
+  const std::vector<float> got_q = joint ? joint_q.get(dev) : device_q.get(dev);
   check(memcmp(got_q.data(), want_q.data(), want_q.size() * sizeof(float)) == 0,
         "rope_append: q, D %zu, %zu heads, %zu rows", d, n_heads, n_rows);
   all.check_same(dev, "rope_append");
@@ -258,10 +275,11 @@ int main() {
         for (const bool is_f16 : {false, true}) test_append(&dev, d, n_heads, n_rows, is_f16);
     for (const size_t group : {1, 4, 7})
       for (const size_t n_rows : {1, 5, 64})
-        for (const bool is_f16 : {false, true}) {
-          test_rope_append(&dev, d, 2, group, n_rows, false, is_f16);
-          test_rope_append(&dev, d, 3, group, n_rows, true, is_f16);
-        }
+        for (const bool is_f16 : {false, true})
+          for (const bool joint : {false, true}) {
+            test_rope_append(&dev, d, 2, group, n_rows, false, is_f16, joint);
+            test_rope_append(&dev, d, 3, group, n_rows, true, is_f16, joint);
+          }
     for (int i = 0; i < 4; i++) test_pack(&dev, d);
     test_copy(&dev, d);
     for (const size_t n : {0, 1, 2, 8, 9, 23}) test_sums(&dev, d, 3, n, n % 2);

@@ -13,7 +13,6 @@
 #include "base/dtype.h"
 #include "base/error.h"
 #include "base/random_bf16.h"
-#include "kernels/dequant/dequant.h"
 #include "support/cuda_mock_queue.h"
 #include "support/half.h"
 
@@ -40,6 +39,8 @@ struct lk_cuda_device {
   job_list queue, recorded;
   bool recording, is_marked[LK_CUDA_MARKS];
   leank_error failure;
+  float *operand;
+  size_t n_operand;
 };
 
 /* Pinned memory, of all devices. */
@@ -113,6 +114,7 @@ static void mock_close(lk_cuda_device *dev) {
   flush(dev);
   free(dev->queue.jobs);
   free(dev->recorded.jobs);
+  free(dev->operand);
   free(dev);
   lk_cuda_mock.n_live--;
 }
@@ -347,18 +349,20 @@ static void mock_rope_table(lk_cuda_device *dev, const double *inv_freq, float m
   LAUNCH(dev, run_table, a);
 }
 
+void lk_mock_rotate(float *x, size_t d, bool pairs, const float *cos_sin) {
+  for (size_t i = 0; i < d / 2; i++) {
+    float *a = &x[pairs ? 2 * i : i], *b = &x[pairs ? 2 * i + 1 : i + d / 2];
+    const float was = *a, c = cos_sin[i], s = cos_sin[d / 2 + i];
+    *a = was * c - *b * s;
+    *b = *b * c + was * s;
+  }
+}
+
 static void run_rope(const void *args) {
   const rows_args *j = args;
-  const size_t half = j->n / 2;
   for (size_t r = 0; r < j->n_rows * j->n_heads; r++)
-    for (size_t i = 0; i < half; i++) {
-      const float *cos_sin = (const float *)j->a + r / j->n_heads * j->n;
-      float *x = (float *)j->out + r * j->n;
-      float *a = &x[j->pairs ? 2 * i : i], *b = &x[j->pairs ? 2 * i + 1 : i + half];
-      const float was = *a, c = cos_sin[i], s = cos_sin[half + i];
-      *a = was * c - *b * s;
-      *b = *b * c + was * s;
-    }
+    lk_mock_rotate((float *)j->out + r * j->n, j->n, j->pairs,
+                   (const float *)j->a + r / j->n_heads * j->n);
 }
 
 static void mock_rope(lk_cuda_device *dev, float *x, size_t n_rows, size_t n_heads, size_t head_dim,
@@ -400,16 +404,6 @@ static void mock_argmax(lk_cuda_device *dev, const float *x, size_t n_rows, size
 
 /* ---- products ---- */
 
-static void run_widen(const void *args) {
-  const rows_args *j = args;
-  const lk_dtype type = (lk_dtype)j->n_heads;
-  float *wide = malloc(j->n * sizeof *wide);
-  assert_non_null(wide);
-  lk_dequant_select(type, LEANK_CPU_C)->to_f32(j->a, j->n, wide);
-  for (size_t i = 0; i < j->n; i++) ((uint16_t *)j->out)[i] = lk_f32_to_bf16(wide[i]);
-  free(wide);
-}
-
 static void run_random(const void *args) {
   const rows_args *j = args;
   const lk_random_source source = {j->seed, j->scale};
@@ -436,17 +430,35 @@ static void mock_read(lk_cuda_device *dev, const void *from, size_t n_bytes, uin
   LAUNCH(dev, run_read, a);
 }
 
-static void mock_widen(lk_cuda_device *dev, int type, const void *from, size_t n, uint16_t *to) {
-  const rows_args a = {.a = from, .n = n, .n_heads = (size_t)type, .out = to};
-  lk_cuda_mock.n_loads++;
-  LAUNCH(dev, run_widen, a);
-}
-
 static leank_status mock_reserve(lk_cuda_device *dev, size_t n_rows, size_t n_cols,
                                  leank_error *err) {
-  (void)n_rows, (void)n_cols, (void)err;
-  assert_false(dev->recording);
+  (void)err;
+  flush(dev);
+  if (n_rows * n_cols <= dev->n_operand) return LEANK_OK;
+  free(dev->operand);
+  dev->n_operand = n_rows * n_cols;
+  dev->operand = malloc(dev->n_operand * sizeof *dev->operand);
+  assert_non_null(dev->operand);
+  memset(dev->operand, 0xff, dev->n_operand * sizeof *dev->operand);
   return LEANK_OK;
+}
+
+float *lk_mock_operand(lk_cuda_device *dev, size_t n) {
+  assert_true(n <= dev->n_operand); /* else not reserved */
+  return dev->operand;
+}
+
+/* fp32 here: rounding of activations is the library's matter. */
+static void mock_rms_norm_operand(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n,
+                                  const float *w, float eps) {
+  mock_rms_norm(dev, x, n_rows, n, w, eps, lk_mock_operand(dev, n_rows * n));
+}
+
+static void mock_swiglu_operand(lk_cuda_device *dev, const float *gate_up, size_t n_rows,
+                                size_t n) {
+  float *operand = lk_mock_operand(dev, n_rows * n);
+  for (size_t r = 0; r < n_rows; r++)
+    mock_swiglu(dev, gate_up + 2 * r * n, gate_up + (2 * r + 1) * n, n, operand + r * n);
 }
 
 /* ---- pages ---- */
@@ -756,9 +768,9 @@ const lk_cuda_api *lk_cuda_mock_api(void) {
                                   .rope = mock_rope,
                                   .swiglu = mock_swiglu,
                                   .argmax = mock_argmax,
-                                  .widen = mock_widen,
+                                  .widen = lk_mock_widen,
                                   .linear_few = lk_mock_linear_few,
-                                  .linear_many = lk_mock_linear,
+                                  .linear_many = lk_mock_linear_many,
                                   .reserve = mock_reserve,
                                   .append = mock_append,
                                   .rope_append = mock_rope_append,
@@ -776,6 +788,9 @@ const lk_cuda_api *lk_cuda_mock_api(void) {
                                   .weighted_scratch_bytes = lk_mock_weighted_scratch_bytes,
                                   .weighted = lk_mock_weighted,
                                   .weighted_backward = lk_mock_weighted_backward,
-                                  .read = mock_read};
+                                  .read = mock_read,
+                                  .rms_norm_operand = mock_rms_norm_operand,
+                                  .swiglu_operand = mock_swiglu_operand,
+                                  .rope_append_joint = lk_mock_rope_append_joint};
   return &api;
 }

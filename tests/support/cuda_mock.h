@@ -19,6 +19,8 @@ typedef struct lk_cuda_mock_state {
   size_t n_norms;          /* rms_norm, so far */
   size_t n_fused, n_gated; /* linear_few behind a norm, and with a gate */
   size_t n_records, n_replays;
+  size_t n_joint, n_apart; /* parts of a linear_many with a pitch that lie behind the one before
+                              them, and that do not; firsts are not counted */
   size_t fail_alloc, fail_launch; /* the nth from now on fails; 0: none */
   bool refuse_record;             /* record_end fails */
   size_t n_devices;

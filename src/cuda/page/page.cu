@@ -72,9 +72,17 @@ static __device__ __forceinline__ void store_chunk(const float *x, float *to) {
   ((float4 *)to)[1] = ((const float4 *)x)[1];
 }
 
-static __global__ void rope_append_kernel(const __grid_constant__ lk_cuda_view view, float *q,
-                                          const float *k, const float *v, size_t n_rows, bool pairs,
-                                          const float *cos_sin, const lk_slot *slots) {
+/* Where q, k and v of row r are: at r * q_pitch and r * kv_pitch floats. q_to [N][Hq][D] may be q
+ * where it is as dense. */
+typedef struct projected {
+  const float *q, *k, *v;
+  size_t q_pitch, kv_pitch;
+  float *q_to;
+} projected;
+
+static __global__ void rope_append_kernel(const __grid_constant__ lk_cuda_view view,
+                                          const __grid_constant__ projected in, size_t n_rows,
+                                          bool pairs, const float *cos_sin, const lk_slot *slots) {
   lk_dependency_pass();
   const uint32_t d = view.head_dim, n_chunks = d / CHUNK, n_each = n_chunks / 2;
   const uint32_t n_q = view.n_heads, n_kv = view.n_kv_heads;
@@ -88,7 +96,8 @@ static __global__ void rope_append_kernel(const __grid_constant__ lk_cuda_view v
   const uint32_t h = is_q ? head : is_v ? head - n_q - n_kv : head - n_q;
   const uint32_t first = pairs || is_v ? 2 * c : c;
   const uint32_t second = pairs || is_v ? 2 * c + 1 : c + n_each;
-  const float *from = is_q ? q + (row * n_q + h) * d : (is_v ? v : k) + (row * n_kv + h) * d;
+  const float *from = is_q ? in.q + row * in.q_pitch : (is_v ? in.v : in.k) + row * in.kv_pitch;
+  from += h * d;
   __align__(16) float a[CHUNK], b[CHUNK], cosine[CHUNK], sine[CHUNK];
   load_chunk(from + first * CHUNK, a);
   load_chunk(from + second * CHUNK, b);
@@ -98,8 +107,8 @@ static __global__ void rope_append_kernel(const __grid_constant__ lk_cuda_view v
     rotate_chunks(a, b, pairs, cosine, sine);
   }
   if (is_q) {
-    store_chunk(a, q + (row * n_q + h) * d + first * CHUNK);
-    store_chunk(b, q + (row * n_q + h) * d + second * CHUNK);
+    store_chunk(a, in.q_to + (row * n_q + h) * d + first * CHUNK);
+    store_chunk(b, in.q_to + (row * n_q + h) * d + second * CHUNK);
     return;
   }
   const lk_slot slot = slots[row];
@@ -111,14 +120,30 @@ static __global__ void rope_append_kernel(const __grid_constant__ lk_cuda_view v
       view.is_f16 ? lk_cuda_chunk_f16(b) : lk_cuda_chunk_bf16(b);
 }
 
-void lk_cuda_rope_append(lk_cuda_device *dev, const lk_cuda_view *view, float *q, const float *k,
-                         const float *v, size_t n_rows, bool pairs, const float *cos_sin,
-                         const lk_slot *slots) {
+static void rope_append(lk_cuda_device *dev, const lk_cuda_view *view, projected in, size_t n_rows,
+                        bool pairs, const float *cos_sin, const lk_slot *slots) {
   const size_t n_heads = (size_t)view->n_heads + 2 * view->n_kv_heads;
   const size_t n = n_rows * n_heads * (view->head_dim / CHUNK / 2);
   if (n == 0) return;
   lk_cuda_launch(dev, "rope_append", rope_append_kernel, lk_cuda_blocks(n, THREADS), THREADS, 0,
-                 *view, q, k, v, n_rows, pairs, cos_sin, slots);
+                 *view, in, n_rows, pairs, cos_sin, slots);
+}
+
+void lk_cuda_rope_append(lk_cuda_device *dev, const lk_cuda_view *view, float *q, const float *k,
+                         const float *v, size_t n_rows, bool pairs, const float *cos_sin,
+                         const lk_slot *slots) {
+  const size_t d = view->head_dim;
+  const projected in = {q, k, v, view->n_heads * d, view->n_kv_heads * d, q};
+  rope_append(dev, view, in, n_rows, pairs, cos_sin, slots);
+}
+
+void lk_cuda_rope_append_joint(lk_cuda_device *dev, const lk_cuda_view *view, const float *qkv,
+                               float *q, size_t n_rows, bool pairs, const float *cos_sin,
+                               const lk_slot *slots) {
+  const size_t n_q = (size_t)view->n_heads * view->head_dim;
+  const size_t n_kv = (size_t)view->n_kv_heads * view->head_dim, pitch = n_q + 2 * n_kv;
+  const projected in = {qkv, qkv + n_q, qkv + n_q + n_kv, pitch, pitch, q};
+  rope_append(dev, view, in, n_rows, pairs, cos_sin, slots);
 }
 
 /* ---- pack: a block moves one head's segment of one page ---- */

@@ -6,6 +6,7 @@
 #include "cuda/ops.cuh"
 #include "cuda/ptx.cuh"
 #include "cuda/rotate.cuh"
+#include "cuda/swiglu.cuh"
 
 enum { THREADS = 256, WARP = 32, N_WARPS = THREADS / WARP };
 
@@ -68,9 +69,18 @@ static __device__ __forceinline__ float sum_of_squares(const float *x, size_t n)
   return sum;
 }
 
-template <bool VECTOR>
-static __global__ void rms_norm_kernel(const float *x, size_t n, const float *w, float eps,
-                                       float *y) {
+static __device__ __forceinline__ void store_4(float *to, float4 v) { *(float4 *)to = v; }
+static __device__ __forceinline__ void store_4(uint16_t *to, float4 v) {
+  *(uint2 *)to = make_uint2(lk_pack_bf16(v.x, v.y), lk_pack_bf16(v.z, v.w));
+}
+static __device__ __forceinline__ void store_1(float *to, float v) { *to = v; }
+static __device__ __forceinline__ void store_1(uint16_t *to, float v) {
+  *to = (uint16_t)lk_pack_bf16(v, 0);
+}
+
+/* T: float, or uint16_t for bf16. */
+template <bool VECTOR, typename T>
+static __global__ void rms_norm_kernel(const float *x, size_t n, const float *w, float eps, T *y) {
   lk_dependency_pass();
   x += blockIdx.x * n;
   y += blockIdx.x * n;
@@ -79,11 +89,11 @@ static __global__ void rms_norm_kernel(const float *x, size_t n, const float *w,
   if (VECTOR) {
     for (size_t i = (size_t)threadIdx.x * NORM_STEP; i < n; i += THREADS * NORM_STEP) {
       const float4 a = *(const float4 *)(x + i), b = *(const float4 *)(w + i);
-      *(float4 *)(y + i) =
-          make_float4(a.x * scale * b.x, a.y * scale * b.y, a.z * scale * b.z, a.w * scale * b.w);
+      store_4(y + i, make_float4(a.x * scale * b.x, a.y * scale * b.y, a.z * scale * b.z,
+                                 a.w * scale * b.w));
     }
   } else {
-    for (size_t i = threadIdx.x; i < n; i += THREADS) y[i] = x[i] * scale * w[i];
+    for (size_t i = threadIdx.x; i < n; i += THREADS) store_1(y + i, x[i] * scale * w[i]);
   }
 }
 
@@ -93,8 +103,25 @@ void lk_cuda_rms_norm(lk_cuda_device *dev, const float *x, size_t n_rows, size_t
                       float eps, float *y) {
   if (n_rows == 0) return;
   const bool vector = n % NORM_STEP == 0 && is_aligned(x) && is_aligned(w) && is_aligned(y);
-  lk_cuda_launch(dev, "rms_norm", vector ? rms_norm_kernel<true> : rms_norm_kernel<false>,
+  lk_cuda_launch(dev, "rms_norm",
+                 vector ? rms_norm_kernel<true, float> : rms_norm_kernel<false, float>,
                  (unsigned)n_rows, THREADS, 0, x, n, w, eps, y);
+}
+
+/* Whether the operand has room for so many elements; else a failure is kept. */
+static bool has_operand(lk_cuda_device *dev, size_t n_elements, const char *what) {
+  if (dev->operand_elements >= n_elements) return true;
+  lk_cuda_keep(dev, cudaErrorInvalidValue, what);
+  return false;
+}
+
+void lk_cuda_rms_norm_operand(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n,
+                              const float *w, float eps) {
+  if (n_rows == 0 || !has_operand(dev, n_rows * n, "rms_norm_operand (not reserved)")) return;
+  const bool vector = n % NORM_STEP == 0 && is_aligned(x) && is_aligned(w);
+  lk_cuda_launch(dev, "rms_norm_operand",
+                 vector ? rms_norm_kernel<true, uint16_t> : rms_norm_kernel<false, uint16_t>,
+                 (unsigned)n_rows, THREADS, 0, x, n, w, eps, dev->operand);
 }
 
 /* dx += s (w dy - x s^2 mean(dy w x)), s = (mean(x^2) + eps)^(-1/2). A thread takes every 256th
@@ -179,19 +206,49 @@ void lk_cuda_rope(lk_cuda_device *dev, float *x, size_t n_rows, size_t n_heads, 
 
 /* ---- SwiGLU ---- */
 
-/* As the reference: the exponential is of -|gate|, which never overflows. */
 static __global__ void swiglu_kernel(const float *gate, const float *up, size_t n, float *out) {
   lk_dependency_pass();
   const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
   if (i >= n) return;
-  const float g = gate[i], e = expf(-fabsf(g));
-  out[i] = g * ((g < 0 ? e : 1.0f) / (1.0f + e)) * up[i];
+  out[i] = lk_swiglu(gate[i], up[i]);
 }
 
 void lk_cuda_swiglu(lk_cuda_device *dev, const float *gate, const float *up, size_t n, float *out) {
   if (n == 0) return;
   lk_cuda_launch(dev, "swiglu", swiglu_kernel, lk_cuda_blocks(n, THREADS), THREADS, 0, gate, up, n,
                  out);
+}
+
+/* A thread makes 8 neighbours of row blockIdx.y: gate[n] and up[n] in, bf16 out. VECTOR: n is a
+ * multiple of 8, so that all are aligned. */
+enum { GATED_RUN = 8 };
+
+template <bool VECTOR>
+static __global__ void swiglu_operand_kernel(const float *gate_up, size_t n, uint16_t *out) {
+  lk_dependency_pass();
+  const size_t first = ((size_t)blockIdx.x * THREADS + threadIdx.x) * GATED_RUN;
+  const float *gate = gate_up + (size_t)blockIdx.y * 2 * n, *up = gate + n;
+  out += (size_t)blockIdx.y * n;
+  if (VECTOR && first < n) {
+    const float4 g = *(const float4 *)(gate + first), h = *(const float4 *)(gate + first + 4);
+    const float4 u = *(const float4 *)(up + first), v = *(const float4 *)(up + first + 4);
+    *(uint4 *)(out + first) = make_uint4(lk_pack_bf16(lk_swiglu(g.x, u.x), lk_swiglu(g.y, u.y)),
+                                         lk_pack_bf16(lk_swiglu(g.z, u.z), lk_swiglu(g.w, u.w)),
+                                         lk_pack_bf16(lk_swiglu(h.x, v.x), lk_swiglu(h.y, v.y)),
+                                         lk_pack_bf16(lk_swiglu(h.z, v.z), lk_swiglu(h.w, v.w)));
+  }
+  if (!VECTOR)
+    for (size_t i = first; i < first + GATED_RUN && i < n; i++)
+      store_1(out + i, lk_swiglu(gate[i], up[i]));
+}
+
+void lk_cuda_swiglu_operand(lk_cuda_device *dev, const float *gate_up, size_t n_rows, size_t n) {
+  if (n_rows * n == 0 || !has_operand(dev, n_rows * n, "swiglu_operand (not reserved)")) return;
+  const bool vector = n % GATED_RUN == 0 && is_aligned(gate_up);
+  const dim3 grid(lk_cuda_blocks(n, (size_t)THREADS * GATED_RUN), (unsigned)n_rows);
+  lk_cuda_launch(dev, "swiglu_operand",
+                 vector ? swiglu_operand_kernel<true> : swiglu_operand_kernel<false>, grid, THREADS,
+                 0, gate_up, n, dev->operand);
 }
 
 /* p and 1 - p without cancellation. All is read before anything is written. */
