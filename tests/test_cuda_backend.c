@@ -140,8 +140,10 @@ static void decode_all(const lk_case *c, const lk_setup *setup, leank_token *con
   lk_subject_close(&s);
 }
 
-static void check_batches(leank_policy policy, bool mean_compensation) {
-  const lk_tiny_spec spec = tiny(1);
+/* Sequences alone in sessions that are open for n_alone, beside all in one that is for n_all. */
+static void check_batches(size_t model, leank_policy policy, bool mean_compensation, size_t n_alone,
+                          size_t n_all) {
+  const lk_tiny_spec spec = tiny(model);
   leank_token *tokens[N_SEQS];
   lk_case c;
   lk_case_open(&c, &spec);
@@ -150,7 +152,7 @@ static void check_batches(leank_policy policy, bool mean_compensation) {
   const size_t n = (size_t)N_SEQS * N_STEPS;
   float *alone = calloc(n * V, sizeof *alone), *together = calloc(n * V, sizeof *together);
   assert_true(alone && together);
-  lk_setup one = setup_of(kept, 340, 1), all = setup_of(kept, 340, N_SEQS);
+  lk_setup one = setup_of(kept, 340, n_alone), all = setup_of(kept, 340, n_all);
   one.policy = all.policy = policy;
   one.mean_compensation = all.mean_compensation = mean_compensation;
   for (size_t i = 0; i < N_SEQS; i++) decode_all(&c, &one, tokens, i, 1, alone);
@@ -163,8 +165,22 @@ static void check_batches(leank_policy policy, bool mean_compensation) {
 
 static void test_batches_change_no_bit(void **state) {
   (void)state;
-  check_batches(LEANK_POLICY_DROP, false);
-  check_batches(LEANK_POLICY_MEAN, true);
+  check_batches(1, LEANK_POLICY_DROP, false, 1, N_SEQS);
+  check_batches(1, LEANK_POLICY_MEAN, true, 1, N_SEQS);
+}
+
+/* Open for more, steps go to GEMM, whose products lie side by side. */
+static void test_steps_by_gemm(void **state) {
+  (void)state;
+  enum { N_LAYERS = 2, N_BEHIND = 3 }; /* k, v and up */
+  for (size_t model = 0; model < N_MODELS; model++) {
+    const size_t n_replays = lk_cuda_mock.n_replays;
+    lk_cuda_mock.n_joint = lk_cuda_mock.n_apart = 0;
+    check_batches(model, LEANK_POLICY_DROP, false, LK_CUDA_FEW_ROWS + 1, LK_CUDA_FEW_ROWS + 1);
+    assert_int_equal(lk_cuda_mock.n_apart, 0);
+    assert_true(lk_cuda_mock.n_joint > 0 && lk_cuda_mock.n_joint % (N_LAYERS * N_BEHIND) == 0);
+    assert_true(lk_cuda_mock.n_replays > n_replays + N_STEPS);
+  }
 }
 
 /* Two steps of one sequence, the first run plainly and the second recorded, in a session of n_seqs:
@@ -379,11 +395,54 @@ static void test_weights_go_in_pieces(void **state) {
   lk_cuda_store_close(store);
 }
 
+/* Parts that are asked for together lie one behind the other, and are found alone; one that was
+ * there before stays where it is, and none is there twice. */
+static void test_weights_lie_together(void **state) {
+  (void)state;
+  enum { N = 3, ROWS = 64, COLS = 96 };
+  leank_error err = {0};
+  lk_cuda_store *store = NULL;
+  uint16_t *data = calloc((N + 1) * ROWS * COLS, sizeof *data);
+  float biases[N][ROWS];
+  lk_tensor w[N + 1], b[N];
+  lk_linear_part parts[N + 1] = {0};
+  lk_cuda_part got[N + 1], again[N];
+  assert_non_null(data);
+  for (size_t i = 0; i < (N + 1) * ROWS * COLS; i++) data[i] = (uint16_t)i;
+  for (size_t i = 0; i < N * ROWS; i++) biases[i / ROWS][i % ROWS] = (float)i;
+  for (size_t i = 0; i <= N; i++) {
+    w[i] = (lk_tensor){data + i * ROWS * COLS, LK_BF16, ROWS, COLS};
+    if (i < N) b[i] = (lk_tensor){biases[i], LK_F32, 1, ROWS};
+    parts[i] = (lk_linear_part){.w = &w[i], .bias = i < N ? &b[i] : NULL};
+  }
+  lk_assert_ok(lk_cuda_store_open(lk_cuda_mock_api(), 0, NULL, &store, &err), &err);
+  const uint16_t *alone = NULL;
+  const size_t n_allocs = lk_cuda_mock.n_allocs;
+  lk_assert_ok(lk_cuda_store_parts(store, parts, N, got, &err), &err);
+  assert_int_equal(lk_cuda_mock.n_allocs - n_allocs, 2 + 2); /* two blocks; two pinned pieces */
+  for (size_t i = 0; i < N; i++) {
+    assert_ptr_equal(got[i].w, got[0].w + i * ROWS * COLS);
+    assert_ptr_equal(got[i].bias, got[0].bias + i * ROWS);
+    lk_assert_ok(lk_cuda_store_matrix(store, &w[i], &alone, &err), &err);
+    assert_ptr_equal(alone, got[i].w);
+  }
+  assert_memory_equal(got[0].w, data, N * ROWS * COLS * sizeof *data);
+  assert_memory_equal(got[0].bias, biases, sizeof biases);
+  lk_assert_ok(lk_cuda_store_parts(store, &parts[1], N, got, &err), &err); /* the last is new */
+  lk_assert_ok(lk_cuda_store_parts(store, parts, N, again, &err), &err);
+  assert_ptr_equal(again[1].w, got[0].w);
+  assert_ptr_equal(again[2].bias, got[1].bias);
+  assert_null(got[N - 1].bias);
+  assert_memory_equal(got[N - 1].w, data + N * ROWS * COLS, ROWS * COLS * sizeof *data);
+  assert_int_equal(lk_cuda_mock.n_allocs - n_allocs, 2 + 2 + 1);
+  lk_cuda_store_close(store);
+  free(data);
+}
+
 /* ---- failures ---- */
 
 /* A step that fails leaves the sequence as it was, and the next one gives the same bits. */
-static void test_steps_that_fail(void **state) {
-  (void)state;
+static void check_failing_steps(size_t max_seqs) {
   const lk_tiny_spec spec = tiny(1);
   lk_case c;
   lk_subject s;
@@ -393,7 +452,7 @@ static void test_steps_that_fail(void **state) {
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, 320, 6);
   uint8_t *kept = lk_random_kept(&spec, 1);
-  lk_setup setup = setup_of(kept, 320, 1);
+  lk_setup setup = setup_of(kept, 320, max_seqs);
   setup.policy = LEANK_POLICY_MEAN; /* a step's sums are not there either */
   setup.mean_compensation = true;
   float *want = lk_run_fresh(&c, &setup, tokens, LK_CALLS({LK_TURN, 150}, {LK_DECODE, 120}));
@@ -416,6 +475,12 @@ static void test_steps_that_fail(void **state) {
   lk_subject_close(&s);
   free(want), free(tokens), free(kept);
   lk_case_close(&c);
+}
+
+static void test_steps_that_fail(void **state) {
+  (void)state;
+  check_failing_steps(1);
+  check_failing_steps(LK_CUDA_FEW_ROWS + 1);
 }
 
 /* A step that cannot be recorded is an error once; from then on it runs plainly. */
@@ -559,11 +624,13 @@ int main(void) {
       ON_MOCK(test_sessions_match_the_oracle),
       ON_MOCK(test_batches_change_no_bit),
       ON_MOCK(test_norms_and_gates_of_steps),
+      ON_MOCK(test_steps_by_gemm),
       ON_MOCK(test_forks_part),
       ON_MOCK(test_packing_from_another_session),
       ON_MOCK(test_devices_do_not_mix),
       ON_MOCK(test_hidden_states_and_sums),
       ON_MOCK(test_weights_go_in_pieces),
+      ON_MOCK(test_weights_lie_together),
       ON_MOCK(test_steps_that_fail),
       ON_MOCK(test_recordings_that_fail),
       ON_MOCK(test_memory_that_is_short),

@@ -108,6 +108,26 @@ typedef struct lk_linear_part {
   bool add;
 } lk_linear_part;
 
+/* An RMSNorm. */
+typedef struct lk_norm {
+  const lk_tensor *w;
+  float eps;
+} lk_norm;
+
+/* What stands before attention in a layer. */
+typedef struct lk_projection {
+  lk_norm norm;
+  lk_linear_part parts[3]; /* q, k, v */
+  float *room;             /* [N][Hq + 2 Hk][D], of no meaning before and afterwards */
+} lk_projection;
+
+/* x += down (silu(gate n) * (up n)), n the RMSNorm of x. */
+typedef struct lk_mlp {
+  lk_norm norm;
+  const lk_tensor *gate, *up, *down;
+  float *room; /* [N][2][ffn], as of lk_projection */
+} lk_mlp;
+
 typedef struct lk_backend lk_backend;
 
 enum { LK_BACKEND_MARKS = 256 };
@@ -253,6 +273,16 @@ typedef struct lk_backend_ops {
   double (*seconds)(lk_backend *be, size_t from, size_t to);
   /* Bytes of the buffer p (from alloc) that are in memory; 0 where that is not known. */
   size_t (*resident)(const lk_backend *be, const void *p);
+
+  /* More of a step at once; NULL where a backend is as fast op by op. x, q and room have room as
+   * those of a `few` product. */
+  /* rms_norm of the rows' x[N][hidden], its products q, k, v and their rope_append. Of the parts' y
+   * that of q is written. */
+  leank_status (*project_append)(lk_backend *be, const lk_attn_shape *shape,
+                                 const lk_layer_view *view, const lk_rows *rows,
+                                 leank_channel_order order, const float *cos_sin,
+                                 const lk_projection *p, const float *x, leank_error *err);
+  leank_status (*mlp)(lk_backend *be, const lk_mlp *mlp, size_t n_rows, float *x, leank_error *err);
 } lk_backend_ops;
 
 struct lk_backend {

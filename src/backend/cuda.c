@@ -286,24 +286,21 @@ static void cuda_argmax(lk_backend *be, const float *x, size_t n_rows, size_t n,
 
 /* ---- products ---- */
 
-static leank_status fill_part(lk_cuda_backend *cuda, const lk_linear_part *from, lk_cuda_part *to,
-                              leank_error *err) {
-  leank_status status = LEANK_OK;
-  const void *bias = NULL;
-  *to = (lk_cuda_part){.y = from->y, .n_out = (uint32_t)from->w->n_rows, .add = from->add};
-  LK_TRY(lk_cuda_store_matrix(cuda->store, from->w, &to->w, err));
-  if (from->bias && from->bias->data)
-    LK_TRY(lk_cuda_store_vector(cuda->store, from->bias->data, from->w->n_rows * sizeof(float),
-                                &bias, err));
-  to->bias = bias;
-cleanup:
-  return status;
+leank_status lk_cuda_fill_parts(lk_cuda_backend *cuda, const lk_linear_part *parts, size_t n,
+                                size_t n_rows, lk_cuda_linear *job, leank_error *err) {
+  job->n_parts = (uint32_t)n;
+  job->n_in = (uint32_t)parts->w->n_cols;
+  for (size_t i = 0; i < n; i++) {
+    job->parts[i] =
+        (lk_cuda_part){.y = parts[i].y, .n_out = (uint32_t)parts[i].w->n_rows, .add = parts[i].add};
+    cuda->n_flops += lk_product_flops(parts[i].w, n_rows);
+  }
+  return lk_cuda_store_parts(cuda->store, parts, n, job->parts, err);
 }
 
-/* Steps of a backend that is open for more rows than own kernels are fast with go to GEMM, always
- * as many: then a row's bits do not depend on how many they are. Their buffers have room for it. */
-static bool steps_by_gemm(const lk_cuda_backend *cuda) {
-  return cuda->options.max_few_rows > LK_CUDA_FEW_ROWS;
+/* Of n_parts from `first` on, those of one job. */
+static size_t parts_of_job(size_t n_parts, size_t first) {
+  return n_parts - first < LK_CUDA_MAX_PARTS ? n_parts - first : LK_CUDA_MAX_PARTS;
 }
 
 static leank_status cuda_linear(lk_backend *be, lk_linear_kind kind, const lk_linear_part *parts,
@@ -312,7 +309,7 @@ static leank_status cuda_linear(lk_backend *be, lk_linear_kind kind, const lk_li
   lk_cuda_backend *cuda = lk_cuda(be);
   void (*multiply)(lk_cuda_device *, const lk_cuda_linear *) = cuda->api->linear_many;
   size_t n_multiplied = n_rows;
-  if (kind == LK_LINEAR_FEW && steps_by_gemm(cuda))
+  if (kind == LK_LINEAR_FEW && lk_cuda_steps_by_gemm(cuda))
     n_multiplied = cuda->options.max_few_rows;
   else if (kind == LK_LINEAR_FEW)
     multiply = cuda->api->linear_few;
@@ -321,33 +318,25 @@ static leank_status cuda_linear(lk_backend *be, lk_linear_kind kind, const lk_li
     LK_TRY(cuda_reserve_rows(be, LK_CUDA_PARTS * n_rows, parts->w->n_cols, err));
   }
   for (size_t first = 0; first < n_parts; first += LK_CUDA_MAX_PARTS) {
-    lk_cuda_linear job = {.n_in = (uint32_t)parts->w->n_cols, .x = x, .n_rows = n_multiplied};
-    while (job.n_parts < LK_CUDA_MAX_PARTS && first + job.n_parts < n_parts) {
-      LK_TRY(fill_part(cuda, &parts[first + job.n_parts], &job.parts[job.n_parts], err));
-      cuda->n_flops += lk_product_flops(parts[first + job.n_parts].w, n_rows);
-      job.n_parts++;
-    }
+    lk_cuda_linear job = {.x = x, .n_rows = n_multiplied};
+    LK_TRY(
+        lk_cuda_fill_parts(cuda, &parts[first], parts_of_job(n_parts, first), n_rows, &job, err));
     multiply(cuda->dev, &job);
   }
 cleanup:
   return status;
 }
 
-/* A job of linear_few behind an RMSNorm of n_in elements. */
-static leank_status norm_job(lk_cuda_backend *cuda, const lk_tensor *norm, float eps, size_t n_in,
-                             const float *x, size_t n_rows, lk_cuda_linear *out, leank_error *err) {
+/* A job of linear_few behind an RMSNorm, of up to LK_CUDA_MAX_PARTS parts. */
+static leank_status norm_job(lk_cuda_backend *cuda, const lk_tensor *norm, float eps,
+                             const lk_linear_part *parts, size_t n_parts, const float *x,
+                             size_t n_rows, lk_cuda_linear *out, leank_error *err) {
   const void *weights = NULL;
-  const leank_status status =
-      lk_cuda_store_vector(cuda->store, norm->data, n_in * sizeof(float), &weights, err);
-  *out = (lk_cuda_linear){
-      .n_in = (uint32_t)n_in, .x = x, .n_rows = n_rows, .norm = weights, .eps = eps};
-  return status;
-}
-
-static leank_status add_part(lk_cuda_backend *cuda, const lk_linear_part *part, lk_cuda_linear *job,
-                             leank_error *err) {
-  cuda->n_flops += lk_product_flops(part->w, job->n_rows);
-  return fill_part(cuda, part, &job->parts[job->n_parts++], err);
+  const leank_status status = lk_cuda_store_vector(cuda->store, norm->data,
+                                                   parts->w->n_cols * sizeof(float), &weights, err);
+  *out = (lk_cuda_linear){.x = x, .n_rows = n_rows, .norm = weights, .eps = eps};
+  if (status != LEANK_OK) return status;
+  return lk_cuda_fill_parts(cuda, parts, n_parts, n_rows, out, err);
 }
 
 static leank_status cuda_norm_linear(lk_backend *be, const lk_linear_part *parts, size_t n_parts,
@@ -355,11 +344,10 @@ static leank_status cuda_norm_linear(lk_backend *be, const lk_linear_part *parts
                                      size_t n_rows, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_cuda_backend *cuda = lk_cuda(be);
-  for (size_t i = 0; i < n_parts;) {
+  for (size_t first = 0; first < n_parts; first += LK_CUDA_MAX_PARTS) {
     lk_cuda_linear job;
-    LK_TRY(norm_job(cuda, norm, eps, parts->w->n_cols, x, n_rows, &job, err));
-    while (job.n_parts < LK_CUDA_MAX_PARTS && i < n_parts)
-      LK_TRY(add_part(cuda, &parts[i++], &job, err));
+    LK_TRY(norm_job(cuda, norm, eps, &parts[first], parts_of_job(n_parts, first), x, n_rows, &job,
+                    err));
     cuda->api->linear_few(cuda->dev, &job);
   }
 cleanup:
@@ -373,9 +361,8 @@ static leank_status cuda_norm_swiglu(lk_backend *be, const lk_tensor *gate, cons
   lk_cuda_backend *cuda = lk_cuda(be);
   const lk_linear_part parts[] = {{gate, NULL, out, false}, {up, NULL, out, false}};
   lk_cuda_linear job;
-  LK_TRY(norm_job(cuda, norm, eps, gate->n_cols, x, n_rows, &job, err));
+  LK_TRY(norm_job(cuda, norm, eps, parts, 2, x, n_rows, &job, err));
   job.gated = true;
-  for (size_t i = 0; i < 2; i++) LK_TRY(add_part(cuda, &parts[i], &job, err));
   cuda->api->linear_few(cuda->dev, &job);
 cleanup:
   return status;
@@ -459,9 +446,14 @@ leank_status lk_cuda_backend_open(const lk_cuda_api *api, const lk_backend_optio
   LK_TRY(lk_backend_sizes_of(LEANK_DEVICE_CUDA)->check(options, err));
   cuda = lk_alloc(LK_MEM_OTHER, 1, sizeof *cuda);
   LK_FAIL_IF(!cuda, err, LEANK_E_MEMORY, -1, "out of memory");
-  cuda->base = (lk_backend){.ops = &cuda_ops, .index = device};
+  cuda->base = (lk_backend){.ops = &cuda->ops, .index = device};
+  cuda->ops = cuda_ops;
   cuda->options = *options;
-  cuda->base.fuses_few = !steps_by_gemm(cuda);
+  cuda->base.fuses_few = !lk_cuda_steps_by_gemm(cuda);
+  if (lk_cuda_steps_by_gemm(cuda)) {
+    cuda->ops.project_append = lk_cuda_op_project_append;
+    cuda->ops.mlp = lk_cuda_op_mlp;
+  }
   cuda->api = api;
   LK_TRY(api->open(device, &cuda->dev, err));
   LK_TRY(lk_cuda_store_open(api, device, options->model, &cuda->store, err));

@@ -32,6 +32,10 @@ leank_status lk_cuda_store_matrix(lk_cuda_store *store, const lk_tensor *w, cons
                                   leank_error *err);
 leank_status lk_cuda_store_vector(lk_cuda_store *store, const void *data, size_t n_bytes,
                                   const void **out, leank_error *err);
+/* Weights and biases (or NULL) of up to LK_CUDA_MAX_PARTS parts, into out[n]. Those of parts that
+ * are asked for together before any of them is asked for alone lie one behind the other. */
+leank_status lk_cuda_store_parts(lk_cuda_store *store, const lk_linear_part *parts, size_t n,
+                                 lk_cuda_part *out, leank_error *err);
 
 /* ---- the backend ---- */
 
@@ -71,6 +75,7 @@ typedef struct lk_cuda_block {
 
 typedef struct lk_cuda_backend {
   lk_backend base;
+  lk_backend_ops ops; /* base's: what is optional is there where it serves */
   lk_backend_options options;
   const lk_cuda_api *api;
   lk_cuda_device *dev;
@@ -118,6 +123,24 @@ static inline void *lk_cuda_room(void *items, size_t n_items, size_t *max, size_
   if (grown) *max = n;
   return grown;
 }
+
+/* Steps of a backend that is open for more rows than own kernels are fast with go to GEMM, always
+ * as many: then a row's bits do not depend on how many they are. Their buffers have room for it. */
+static inline bool lk_cuda_steps_by_gemm(const lk_cuda_backend *cuda) {
+  return cuda->options.max_few_rows > LK_CUDA_FEW_ROWS;
+}
+/* Puts up to LK_CUDA_MAX_PARTS parts into *job, with n_in, and counts their operations on n_rows.
+ */
+leank_status lk_cuda_fill_parts(lk_cuda_backend *cuda, const lk_linear_part *parts, size_t n,
+                                size_t n_rows, lk_cuda_linear *job, leank_error *err);
+
+/* cuda_steps.c: where steps go to GEMM */
+leank_status lk_cuda_op_project_append(lk_backend *be, const lk_attn_shape *shape,
+                                       const lk_layer_view *view, const lk_rows *rows,
+                                       leank_channel_order order, const float *cos_sin,
+                                       const lk_projection *p, const float *x, leank_error *err);
+leank_status lk_cuda_op_mlp(lk_backend *be, const lk_mlp *mlp, size_t n_rows, float *x,
+                            leank_error *err);
 
 /* cuda_stage.c */
 leank_status lk_cuda_stage_open(lk_cuda_backend *cuda, leank_error *err);

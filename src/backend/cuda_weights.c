@@ -7,10 +7,12 @@
 
 /* Bytes of stored weights that go to the device at a time. */
 enum { PIECE_BYTES = 16 << 20, PIECE_BLOCKS = 64 /* a multiple: destinations stay aligned */ };
+enum { ALLOC_ALIGNMENT = 256 }; /* of the table's alloc */
 
 typedef struct entry {
   const void *data; /* NULL: free */
   void *device;
+  bool is_inside; /* of the block of another entry */
 } entry;
 
 struct lk_cuda_store {
@@ -37,9 +39,9 @@ static entry *slot_of(entry *entries, size_t n_slots, const void *data) {
   return &entries[i];
 }
 
-/* At most half of the slots are taken. */
-static bool make_room(lk_cuda_store *s) {
-  if (2 * (s->n_entries + 1) <= s->n_slots) return true;
+/* For n_more, fewer than 100: at most half of the slots are taken. */
+static bool make_room(lk_cuda_store *s, size_t n_more) {
+  if (2 * (s->n_entries + n_more) <= s->n_slots) return true;
   const size_t n = s->n_slots ? 2 * s->n_slots : 256;
   entry *entries = lk_alloc(LK_MEM_OTHER, n, sizeof *entries);
   if (!entries) return false;
@@ -56,7 +58,8 @@ static bool make_room(lk_cuda_store *s) {
 static void destroy(lk_cuda_store *s) {
   if (s->dev) {
     for (size_t i = 0; i < s->n_slots; i++)
-      if (s->entries[i].data) s->api->free(s->dev, s->entries[i].device);
+      if (s->entries[i].data && !s->entries[i].is_inside)
+        s->api->free(s->dev, s->entries[i].device);
     if (s->raw) s->api->free(s->dev, s->raw);
     for (int i = 0; i < 2; i++)
       if (s->pinned[i]) s->api->free_pinned(s->dev, s->pinned[i]);
@@ -159,42 +162,103 @@ static leank_status load_bytes(lk_cuda_store *s, const void *data, size_t n_byte
   return s->api->sync(s->dev, err);
 }
 
-/* w: a matrix; NULL: n_bytes as they are. */
-static leank_status get(lk_cuda_store *s, const void *data, const lk_tensor *w, size_t n_bytes,
-                        const void **out, leank_error *err) {
-  leank_status status = LEANK_OK;
-  void *device = NULL;
-  pthread_mutex_lock(&s->lock);
-  LK_FAIL_IF(!make_room(s), err, LEANK_E_MEMORY, -1, "out of memory");
-  entry *e = slot_of(s->entries, s->n_slots, data);
-  if (!e->data) {
-    device = s->api->alloc(s->dev, n_bytes);
-    if (!device) status = out_of_memory(n_bytes, err);
-    if (status == LEANK_OK)
-      status = !w                     ? load_bytes(s, data, n_bytes, device, err)
-               : w->type == LK_RANDOM ? make_random(s, w, device, err)
-                                      : load_pieces(s, w, device, err);
-    if (status != LEANK_OK) goto cleanup;
-    *e = (entry){data, device};
-    s->n_entries++;
+/* What is asked for: a matrix, or, where w is NULL, n_bytes as they are. */
+typedef struct item {
+  const void *data;
+  const lk_tensor *w;
+  size_t n_bytes; /* on the device */
+} item;
+
+static leank_status load(lk_cuda_store *s, const item *it, void *to, leank_error *err) {
+  if (!it->w) return load_bytes(s, it->data, it->n_bytes, to, err);
+  if (it->w->type == LK_RANDOM) return make_random(s, it->w, to, err);
+  return load_pieces(s, it->w, to, err);
+}
+
+/* Whether none of the items is there and, one behind the other, each is aligned as alloc does. */
+static bool can_join(lk_cuda_store *s, const item *items, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    if (slot_of(s->entries, s->n_slots, items[i].data)->data) return false;
+    if (i + 1 < n && items[i].n_bytes % ALLOC_ALIGNMENT != 0) return false;
+    for (size_t j = 0; j < i; j++)
+      if (items[j].data == items[i].data) return false;
   }
-  *out = e->device;
-  device = NULL;
+  return true;
+}
+
+/* Loads items that are not there into one block. */
+static leank_status load_block(lk_cuda_store *s, const item *items, size_t n, leank_error *err) {
+  leank_status status = LEANK_OK;
+  size_t n_bytes = 0, at = 0;
+  for (size_t i = 0; i < n; i++) n_bytes += items[i].n_bytes;
+  unsigned char *block = s->api->alloc(s->dev, n_bytes);
+  if (!block) return out_of_memory(n_bytes, err);
+  for (size_t i = 0; i < n; at += items[i++].n_bytes) LK_TRY(load(s, &items[i], block + at, err));
+  at = 0;
+  for (size_t i = 0; i < n; at += items[i++].n_bytes)
+    *slot_of(s->entries, s->n_slots, items[i].data) = (entry){items[i].data, block + at, i > 0};
+  s->n_entries += n;
+  block = NULL;
 cleanup:
-  if (device) s->api->free(s->dev, device);
+  if (block) s->api->free(s->dev, block);
+  return status;
+}
+
+/* out[n]: where they are, one behind the other if possible. */
+static leank_status get(lk_cuda_store *s, const item *items, size_t n, const void **out,
+                        leank_error *err) {
+  leank_status status = LEANK_OK;
+  pthread_mutex_lock(&s->lock);
+  LK_FAIL_IF(!make_room(s, n), err, LEANK_E_MEMORY, -1, "out of memory");
+  if (n > 1 && can_join(s, items, n)) LK_TRY(load_block(s, items, n, err));
+  for (size_t i = 0; i < n; i++) {
+    if (!slot_of(s->entries, s->n_slots, items[i].data)->data)
+      LK_TRY(load_block(s, &items[i], 1, err));
+    out[i] = slot_of(s->entries, s->n_slots, items[i].data)->device;
+  }
+cleanup:
   pthread_mutex_unlock(&s->lock);
   return status;
+}
+
+static item matrix_item(const lk_tensor *w) {
+  return (item){w->data, w, w->n_rows * w->n_cols * sizeof(uint16_t)};
 }
 
 leank_status lk_cuda_store_matrix(lk_cuda_store *s, const lk_tensor *w, const uint16_t **out,
                                   leank_error *err) {
   const void *p = NULL;
-  const leank_status status = get(s, w->data, w, w->n_rows * w->n_cols * sizeof(uint16_t), &p, err);
+  const item it = matrix_item(w);
+  const leank_status status = get(s, &it, 1, &p, err);
   *out = p;
   return status;
 }
 
 leank_status lk_cuda_store_vector(lk_cuda_store *s, const void *data, size_t n_bytes,
                                   const void **out, leank_error *err) {
-  return get(s, data, NULL, n_bytes, out, err);
+  const item it = {data, NULL, n_bytes};
+  return get(s, &it, 1, out, err);
+}
+
+leank_status lk_cuda_store_parts(lk_cuda_store *s, const lk_linear_part *parts, size_t n,
+                                 lk_cuda_part *out, leank_error *err) {
+  leank_status status = LEANK_OK;
+  item matrices[LK_CUDA_MAX_PARTS], biases[LK_CUDA_MAX_PARTS];
+  const void *w[LK_CUDA_MAX_PARTS], *bias[LK_CUDA_MAX_PARTS];
+  size_t n_biases = 0;
+  for (size_t i = 0; i < n; i++) {
+    const lk_tensor *b = parts[i].bias;
+    matrices[i] = matrix_item(parts[i].w);
+    if (b && b->data)
+      biases[n_biases++] = (item){b->data, NULL, parts[i].w->n_rows * sizeof(float)};
+  }
+  LK_TRY(get(s, matrices, n, w, err));
+  LK_TRY(get(s, biases, n_biases, bias, err));
+  for (size_t i = 0, next = 0; i < n; i++) {
+    const lk_tensor *b = parts[i].bias;
+    out[i].w = w[i];
+    out[i].bias = b && b->data ? bias[next++] : NULL;
+  }
+cleanup:
+  return status;
 }

@@ -2,13 +2,23 @@
 
 #include <string.h>
 
-static size_t floats_per_row(const leank_model_info *m) {
-  const size_t q = m->n_heads * m->head_dim, kv = m->n_kv_heads * m->head_dim;
-  return m->hidden + 2 * q + 2 * kv + 2 * m->ffn + m->head_dim;
+enum { ALIGNMENT = 64 /* floats: as alloc's own on every backend */ };
+
+/* Where up begins in room. */
+static size_t up_offset(const leank_model_info *m, size_t n_rows) {
+  return (n_rows * m->ffn + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-size_t lk_forward_bytes(const leank_model_info *info, size_t n_rows) {
-  return n_rows * floats_per_row(info) * sizeof(float);
+static size_t room_floats(const leank_model_info *m, size_t n_rows) {
+  const size_t gate_up = up_offset(m, n_rows) + n_rows * m->ffn;
+  const size_t qkv = n_rows * (m->n_heads + 2 * m->n_kv_heads) * m->head_dim;
+  return gate_up > qkv ? gate_up : qkv;
+}
+
+size_t lk_forward_bytes(const leank_model_info *m, size_t n_rows) {
+  const size_t q = m->n_heads * m->head_dim, kv = m->n_kv_heads * m->head_dim;
+  const size_t n = n_rows * (m->hidden + 2 * q + 2 * kv + m->head_dim) + room_floats(m, n_rows);
+  return n * sizeof(float);
 }
 
 size_t lk_forward_widest(const leank_model_info *info) {
@@ -25,17 +35,22 @@ leank_status lk_forward_open(const leank_model *model, lk_backend *backend, size
   lk_forward fw = {.model = model, .backend = backend, .n_rows = n_rows};
   const struct {
     float **buffer;
-    size_t width;
-  } buffers[] = {
-      {&fw.norm, m->hidden}, {&fw.q, q},         {&fw.k, kv},      {&fw.v, kv},
-      {&fw.attn, q},         {&fw.gate, m->ffn}, {&fw.up, m->ffn}, {&fw.cos_sin, m->head_dim}};
+    size_t n_floats;
+  } buffers[] = {{&fw.norm, n_rows * m->hidden},
+                 {&fw.q, n_rows * q},
+                 {&fw.k, n_rows * kv},
+                 {&fw.v, n_rows * kv},
+                 {&fw.attn, n_rows * q},
+                 {&fw.room, room_floats(m, n_rows)},
+                 {&fw.cos_sin, n_rows * m->head_dim}};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
-    const size_t n_bytes = n_rows * buffers[i].width * sizeof(float);
+    const size_t n_bytes = buffers[i].n_floats * sizeof(float);
     *buffers[i].buffer = backend->ops->alloc(backend, category, n_bytes);
     LK_FAIL_IF(!*buffers[i].buffer, err, LEANK_E_MEMORY, -1,
                "out of memory: %zu bytes for activations", n_bytes);
   }
-  fw.act = fw.gate;
+  fw.gate = fw.act = fw.room;
+  fw.up = fw.room + up_offset(m, n_rows);
   *out = fw;
 cleanup:
   if (status != LEANK_OK) lk_forward_close(&fw);
@@ -44,7 +59,7 @@ cleanup:
 
 void lk_forward_close(lk_forward *fw) {
   if (!fw->backend) return;
-  float *buffers[] = {fw->norm, fw->q, fw->k, fw->v, fw->attn, fw->gate, fw->up, fw->cos_sin};
+  float *buffers[] = {fw->norm, fw->q, fw->k, fw->v, fw->attn, fw->room, fw->cos_sin};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     if (buffers[i]) fw->backend->ops->free(fw->backend, buffers[i]);
   memset(fw, 0, sizeof *fw);
@@ -89,6 +104,28 @@ cleanup:
   return status;
 }
 
+leank_status lk_forward_project_append(lk_forward *fw, const lk_attn_shape *shape,
+                                       const lk_layer_view *view, const lk_rows *rows, size_t layer,
+                                       const float *x, leank_error *err) {
+  leank_status status = LEANK_OK;
+  const leank_model_info *m = &fw->model->info;
+  const lk_layer_weights *w = &fw->model->weights.layers[layer];
+  lk_backend *be = fw->backend;
+  const lk_backend_ops *ops = be->ops;
+  if (ops->project_append) {
+    const lk_projection p = {.norm = {&w->attn_norm, (float)m->norm_eps},
+                             .parts = {{&w->q, &w->q_bias, fw->q, false},
+                                       {&w->k, &w->k_bias, fw->k, false},
+                                       {&w->v, &w->v_bias, fw->v, false}},
+                             .room = fw->room};
+    return ops->project_append(be, shape, view, rows, m->order, fw->cos_sin, &p, x, err);
+  }
+  LK_TRY(lk_forward_project_only(fw, LK_LINEAR_FEW, layer, x, rows->n_rows, err));
+  ops->rope_append(be, shape, view, rows, m->order, fw->cos_sin, fw->q, fw->k, fw->v);
+cleanup:
+  return status;
+}
+
 leank_status lk_forward_attn_output(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
                                     size_t n_rows, leank_error *err) {
   const lk_linear_part part = {&fw->model->weights.layers[layer].o, NULL, x, true};
@@ -117,9 +154,16 @@ cleanup:
 leank_status lk_forward_ffn(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
                             size_t n_rows, leank_error *err) {
   leank_status status = LEANK_OK;
-  const lk_linear_part down = {&fw->model->weights.layers[layer].down, NULL, x, true};
+  const lk_layer_weights *w = &fw->model->weights.layers[layer];
+  const lk_backend_ops *ops = fw->backend->ops;
+  const lk_linear_part down = {&w->down, NULL, x, true};
+  if (kind == LK_LINEAR_FEW && ops->mlp) {
+    const lk_mlp mlp = {
+        {&w->ffn_norm, (float)fw->model->info.norm_eps}, &w->gate, &w->up, &w->down, fw->room};
+    return ops->mlp(fw->backend, &mlp, n_rows, x, err);
+  }
   LK_TRY(activate(fw, kind, layer, x, n_rows, err));
-  LK_TRY(fw->backend->ops->linear(fw->backend, kind, &down, 1, fw->act, n_rows, err));
+  LK_TRY(ops->linear(fw->backend, kind, &down, 1, fw->act, n_rows, err));
 cleanup:
   return status;
 }

@@ -14,7 +14,8 @@ typedef struct lk_forward {
   float *norm;      /* [N][hidden]; as gate and up not used where products are fused */
   float *q, *k, *v; /* [N][Hq][D], [N][Hk][D], [N][Hk][D] */
   float *attn;      /* [N][Hq][D] */
-  float *gate, *up; /* [N][ffn] */
+  float *gate, *up; /* [N][ffn], inside of room */
+  float *room;      /* [N][2 ffn or Hq D + 2 Hk D, whichever is more], each of the two aligned */
   float *act;     /* [N][ffn] silu(gate) * up; gate itself unless the caller sets another buffer */
   float *cos_sin; /* [N][2][D/2] */
 } lk_forward;
@@ -36,6 +37,11 @@ leank_status lk_forward_project_only(lk_forward *fw, lk_linear_kind kind, size_t
 /* x[N][hidden] -> q, k (rotated), v. */
 leank_status lk_forward_project(lk_forward *fw, lk_linear_kind kind, size_t layer, const float *x,
                                 size_t n_rows, leank_error *err);
+/* Of a decode step: x[N][hidden] -> q (rotated); k, rotated, and v go to the rows' slots. k and v
+ * are of no meaning afterwards. */
+leank_status lk_forward_project_append(lk_forward *fw, const lk_attn_shape *shape,
+                                       const lk_layer_view *view, const lk_rows *rows, size_t layer,
+                                       const float *x, leank_error *err);
 /* attn -> x += o(attn). */
 leank_status lk_forward_attn_output(lk_forward *fw, lk_linear_kind kind, size_t layer, float *x,
                                     size_t n_rows, leank_error *err);

@@ -238,9 +238,7 @@ static leank_status run_layer(leank_session *s, size_t n, size_t layer, leank_er
   lk_step *st = &s->step;
   const lk_attn_shape *shape = &s->cache.geometry.shape;
   const lk_layer_view view = lk_cache_layer(&s->cache, layer, NULL);
-  LK_TRY(lk_forward_project_only(&st->forward, LK_LINEAR_FEW, layer, st->x, n, err));
-  s->backend->ops->rope_append(s->backend, shape, &view, &st->rows, s->model->info.order,
-                               st->forward.cos_sin, st->forward.q, st->forward.k, st->forward.v);
+  LK_TRY(lk_forward_project_append(&st->forward, shape, &view, &st->rows, layer, st->x, err));
   pack_layer(s, &view);
   LK_TRY(s->backend->ops->attend(s->backend, LK_LINEAR_FEW, shape, &view, &st->rows, 0, n,
                                  st->forward.q, st->forward.attn, err));
