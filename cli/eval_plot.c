@@ -2,8 +2,10 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "eval_report.h"
+#include "eval_variants.h"
 #include "plot_panel.h"
 
 enum {
@@ -161,13 +163,40 @@ static int compare_points(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-/* Names of masks stand below their line. */
-static void draw_point(const plot_panel *p, svg_point value, bool mask, const char *name) {
+/* Where names stand already. */
+typedef struct label_boxes {
+  size_t n;
+  struct {
+    double x0, x1, y;
+  } at[EVAL_MAX_VARIANTS];
+} label_boxes;
+
+enum { LABEL_LINE = 11 }; /* height of a name */
+
+static bool is_free(const label_boxes *boxes, double x0, double x1, double y) {
+  for (size_t i = 0; i < boxes->n; i++)
+    if (x0 < boxes->at[i].x1 && x1 > boxes->at[i].x0 && fabs(y - boxes->at[i].y) < LABEL_LINE)
+      return false;
+  return true;
+}
+
+/* A name beside its point, or as near to that, above or below, as other names leave room; a line
+ * leads to it where it is far off. Names of masks stand below their line at first. */
+static void draw_point(const plot_panel *p, svg_point value, bool mask, const char *name,
+                       label_boxes *boxes) {
   if (!(value.y > 0)) return;
   const svg_point at = plot_at(p, value.x, value.y);
+  const double wish = at.y + (mask ? 17 : 4), x0 = at.x + 9, x1 = x0 + 6.0 * (double)strlen(name);
+  double y = wish;
+  for (int i = 1; i < 2 * EVAL_MAX_VARIANTS && !is_free(boxes, x0, x1, y); i++)
+    y = wish + (i % 2 ? -1 : 1) * (i + 1) / 2 * LABEL_LINE;
+  boxes->at[boxes->n].x0 = x0;
+  boxes->at[boxes->n].x1 = x1;
+  boxes->at[boxes->n++].y = y;
   svg_disc(p->svg, at, 4, mask ? PLOT_BLUE : PLOT_ORANGE);
-  svg_text(p->svg, (svg_point){at.x + 7, at.y + (mask ? 17 : 4)},
-           (svg_font){10.5, PLOT_INK, SVG_START, false, false}, name);
+  if (fabs(y - wish) > LABEL_LINE / 2.0)
+    svg_line(p->svg, at, (svg_point){x0 - 1, y - 3}, (svg_pen){PLOT_MUTED, 0.7, NULL});
+  svg_text(p->svg, (svg_point){x0, y}, (svg_font){10.5, PLOT_INK, SVG_START, false, false}, name);
 }
 
 static void fit_axes(const eval_report *r, const eval_block *b, plot_panel *p) {
@@ -189,6 +218,7 @@ static void fit_axes(const eval_report *r, const eval_block *b, plot_panel *p) {
 void eval_plot_bytes(const eval_report *report, cli_buffer *svg) {
   static const plot_key keys[] = {{PLOT_STROKE, PLOT_BLUE, "masks"},
                                   {PLOT_BOX, PLOT_ORANGE, "baselines"}};
+  label_boxes boxes = {0};
   plot_panel p = {.svg = svg, .left = 90, .top = 96, .width = 680, .height = 380, .log_y = true};
   const eval_block *block = NULL;
   char title[160];
@@ -212,7 +242,7 @@ void eval_plot_bytes(const eval_report *report, cli_buffer *svg) {
     plot_baseline(&p);
     plot_curve(&p, line, report->n_masks, (svg_pen){PLOT_BLUE, 2, NULL});
     for (size_t a = 1; a < report->summary->n_answers; a++)
-      draw_point(&p, bytes_and_kl(block, a), a <= report->n_masks, report->names[a]);
+      draw_point(&p, bytes_and_kl(block, a), a <= report->n_masks, report->names[a], &boxes);
     free(line);
   }
   svg_end(svg);
