@@ -163,15 +163,21 @@ static int compare_points(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-/* Where names stand already. */
+/* Where names and points stand already; y: where a name's letters stand. */
 typedef struct label_boxes {
   size_t n;
   struct {
     double x0, x1, y;
-  } at[EVAL_MAX_VARIANTS];
+  } at[2 * EVAL_MAX_VARIANTS];
 } label_boxes;
 
 enum { LABEL_LINE = 11 }; /* height of a name */
+
+static void take_box(label_boxes *boxes, double x0, double x1, double y) {
+  boxes->at[boxes->n].x0 = x0;
+  boxes->at[boxes->n].x1 = x1;
+  boxes->at[boxes->n++].y = y;
+}
 
 static bool is_free(const label_boxes *boxes, double x0, double x1, double y) {
   for (size_t i = 0; i < boxes->n; i++)
@@ -190,9 +196,7 @@ static void draw_point(const plot_panel *p, svg_point value, bool mask, const ch
   double y = wish;
   for (int i = 1; i < 2 * EVAL_MAX_VARIANTS && !is_free(boxes, x0, x1, y); i++)
     y = wish + (i % 2 ? -1 : 1) * (i + 1) / 2 * LABEL_LINE;
-  boxes->at[boxes->n].x0 = x0;
-  boxes->at[boxes->n].x1 = x1;
-  boxes->at[boxes->n++].y = y;
+  take_box(boxes, x0, x1, y);
   svg_disc(p->svg, at, 4, mask ? PLOT_BLUE : PLOT_ORANGE);
   if (fabs(y - wish) > LABEL_LINE / 2.0)
     svg_line(p->svg, at, (svg_point){x0 - 1, y - 3}, (svg_pen){PLOT_MUTED, 0.7, NULL});
@@ -241,6 +245,10 @@ void eval_plot_bytes(const eval_report *report, cli_buffer *svg) {
     plot_x_label(&p, 37, "K and V of the prompt, % of the dense cache");
     plot_baseline(&p);
     plot_curve(&p, line, report->n_masks, (svg_pen){PLOT_BLUE, 2, NULL});
+    for (size_t a = 1; a < report->summary->n_answers; a++) {
+      const svg_point value = bytes_and_kl(block, a), at = plot_at(&p, value.x, value.y);
+      if (value.y > 0) take_box(&boxes, at.x - 5, at.x + 5, at.y + 4);
+    }
     for (size_t a = 1; a < report->summary->n_answers; a++)
       draw_point(&p, bytes_and_kl(block, a), a <= report->n_masks, report->names[a], &boxes);
     free(line);
