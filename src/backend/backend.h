@@ -172,15 +172,6 @@ typedef struct lk_backend_ops {
    * many columns; that they are known together saves work, the numbers are those of one alone. */
   leank_status (*linear)(lk_backend *be, lk_linear_kind kind, const lk_linear_part *parts,
                          size_t n_parts, const float *x, size_t n_rows, leank_error *err);
-  /* Where the backend's fuses_few is set: linear, kind few, of the RMSNorm of x (weights
-   * norm[w.n_cols]). */
-  leank_status (*norm_linear)(lk_backend *be, const lk_linear_part *parts, size_t n_parts,
-                              const lk_tensor *norm, float eps, const float *x, size_t n_rows,
-                              leank_error *err);
-  /* There, too: out[N][gate.n_rows] = swiglu of the products of gate and of up with that norm. */
-  leank_status (*norm_swiglu)(lk_backend *be, const lk_tensor *gate, const lk_tensor *up,
-                              const lk_tensor *norm, float eps, const float *x, size_t n_rows,
-                              float *out, leank_error *err);
   /* cos_sin[N][2][D/2] of the rows' positions. */
   void (*rope_table)(lk_backend *be, const double *inv_freq, float mscale, size_t head_dim,
                      const lk_rows *rows, float *cos_sin);
@@ -276,6 +267,13 @@ typedef struct lk_backend_ops {
 
   /* More of a step at once; NULL where a backend is as fast op by op. x, q and room have room as
    * those of a `few` product. */
+  /* linear, kind few, of the RMSNorm of x. Where it is there, norm_swiglu is. */
+  leank_status (*norm_linear)(lk_backend *be, const lk_linear_part *parts, size_t n_parts,
+                              const lk_norm *norm, const float *x, size_t n_rows, leank_error *err);
+  /* out[N][gate.n_rows] = swiglu of the products of gate and of up with that norm. */
+  leank_status (*norm_swiglu)(lk_backend *be, const lk_tensor *gate, const lk_tensor *up,
+                              const lk_norm *norm, const float *x, size_t n_rows, float *out,
+                              leank_error *err);
   /* rms_norm of the rows' x[N][hidden], its products q, k, v and their rope_append. Of the parts' y
    * that of q is written. */
   leank_status (*project_append)(lk_backend *be, const lk_attn_shape *shape,
@@ -287,8 +285,7 @@ typedef struct lk_backend_ops {
 
 struct lk_backend {
   const lk_backend_ops *ops;
-  int index;      /* of the device among those of its sort */
-  bool fuses_few; /* steps are fastest with norm_linear and norm_swiglu, which are there */
+  int index; /* of the device among those of its sort */
 };
 
 typedef struct lk_backend_options {

@@ -328,26 +328,25 @@ cleanup:
 }
 
 /* A job of linear_few behind an RMSNorm, of up to LK_CUDA_MAX_PARTS parts. */
-static leank_status norm_job(lk_cuda_backend *cuda, const lk_tensor *norm, float eps,
+static leank_status norm_job(lk_cuda_backend *cuda, const lk_norm *norm,
                              const lk_linear_part *parts, size_t n_parts, const float *x,
                              size_t n_rows, lk_cuda_linear *out, leank_error *err) {
   const void *weights = NULL;
-  const leank_status status = lk_cuda_store_vector(cuda->store, norm->data,
+  const leank_status status = lk_cuda_store_vector(cuda->store, norm->w->data,
                                                    parts->w->n_cols * sizeof(float), &weights, err);
-  *out = (lk_cuda_linear){.x = x, .n_rows = n_rows, .norm = weights, .eps = eps};
+  *out = (lk_cuda_linear){.x = x, .n_rows = n_rows, .norm = weights, .eps = norm->eps};
   if (status != LEANK_OK) return status;
   return lk_cuda_fill_parts(cuda, parts, n_parts, n_rows, out, err);
 }
 
 static leank_status cuda_norm_linear(lk_backend *be, const lk_linear_part *parts, size_t n_parts,
-                                     const lk_tensor *norm, float eps, const float *x,
-                                     size_t n_rows, leank_error *err) {
+                                     const lk_norm *norm, const float *x, size_t n_rows,
+                                     leank_error *err) {
   leank_status status = LEANK_OK;
   lk_cuda_backend *cuda = lk_cuda(be);
   for (size_t first = 0; first < n_parts; first += LK_CUDA_MAX_PARTS) {
     lk_cuda_linear job;
-    LK_TRY(norm_job(cuda, norm, eps, &parts[first], parts_of_job(n_parts, first), x, n_rows, &job,
-                    err));
+    LK_TRY(norm_job(cuda, norm, &parts[first], parts_of_job(n_parts, first), x, n_rows, &job, err));
     cuda->api->linear_few(cuda->dev, &job);
   }
 cleanup:
@@ -355,13 +354,13 @@ cleanup:
 }
 
 static leank_status cuda_norm_swiglu(lk_backend *be, const lk_tensor *gate, const lk_tensor *up,
-                                     const lk_tensor *norm, float eps, const float *x,
-                                     size_t n_rows, float *out, leank_error *err) {
+                                     const lk_norm *norm, const float *x, size_t n_rows, float *out,
+                                     leank_error *err) {
   leank_status status = LEANK_OK;
   lk_cuda_backend *cuda = lk_cuda(be);
   const lk_linear_part parts[] = {{gate, NULL, out, false}, {up, NULL, out, false}};
   lk_cuda_linear job;
-  LK_TRY(norm_job(cuda, norm, eps, parts, 2, x, n_rows, &job, err));
+  LK_TRY(norm_job(cuda, norm, parts, 2, x, n_rows, &job, err));
   job.gated = true;
   cuda->api->linear_few(cuda->dev, &job);
 cleanup:
@@ -398,8 +397,6 @@ static const lk_backend_ops cuda_ops = {
     .embed = cuda_embed,
     .rms_norm = cuda_rms_norm,
     .linear = cuda_linear,
-    .norm_linear = cuda_norm_linear,
-    .norm_swiglu = cuda_norm_swiglu,
     .rope_table = cuda_rope_table,
     .rope = cuda_rope,
     .swiglu = cuda_swiglu,
@@ -449,10 +446,12 @@ leank_status lk_cuda_backend_open(const lk_cuda_api *api, const lk_backend_optio
   cuda->base = (lk_backend){.ops = &cuda->ops, .index = device};
   cuda->ops = cuda_ops;
   cuda->options = *options;
-  cuda->base.fuses_few = !lk_cuda_steps_by_gemm(cuda);
   if (lk_cuda_steps_by_gemm(cuda)) {
     cuda->ops.project_append = lk_cuda_op_project_append;
     cuda->ops.mlp = lk_cuda_op_mlp;
+  } else {
+    cuda->ops.norm_linear = cuda_norm_linear;
+    cuda->ops.norm_swiglu = cuda_norm_swiglu;
   }
   cuda->api = api;
   LK_TRY(api->open(device, &cuda->dev, err));

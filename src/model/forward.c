@@ -73,22 +73,30 @@ void lk_forward_positions(lk_forward *fw, const lk_rows *rows) {
 
 /* Norms, and silu(gate) * up, are part of the products. */
 static bool is_fused(const lk_forward *fw, lk_linear_kind kind) {
-  return kind == LK_LINEAR_FEW && fw->backend->fuses_few;
+  return kind == LK_LINEAR_FEW && fw->backend->ops->norm_linear;
+}
+
+static lk_norm norm_of(const lk_forward *fw, const lk_tensor *w) {
+  return (lk_norm){w, (float)fw->model->info.norm_eps};
+}
+
+static lk_projection projection(const lk_forward *fw, size_t layer) {
+  const lk_layer_weights *w = &fw->model->weights.layers[layer];
+  return (lk_projection){.norm = norm_of(fw, &w->attn_norm),
+                         .parts = {{&w->q, &w->q_bias, fw->q, false},
+                                   {&w->k, &w->k_bias, fw->k, false},
+                                   {&w->v, &w->v_bias, fw->v, false}},
+                         .room = fw->room};
 }
 
 leank_status lk_forward_project_only(lk_forward *fw, lk_linear_kind kind, size_t layer,
                                      const float *x, size_t n_rows, leank_error *err) {
-  const leank_model_info *m = &fw->model->info;
-  const lk_layer_weights *w = &fw->model->weights.layers[layer];
   lk_backend *be = fw->backend;
   const lk_backend_ops *ops = be->ops;
-  const float eps = (float)m->norm_eps;
-  const lk_linear_part parts[] = {{&w->q, &w->q_bias, fw->q, false},
-                                  {&w->k, &w->k_bias, fw->k, false},
-                                  {&w->v, &w->v_bias, fw->v, false}};
-  if (is_fused(fw, kind)) return ops->norm_linear(be, parts, 3, &w->attn_norm, eps, x, n_rows, err);
-  ops->rms_norm(be, x, n_rows, m->hidden, &w->attn_norm, eps, fw->norm);
-  return ops->linear(be, kind, parts, 3, fw->norm, n_rows, err);
+  const lk_projection p = projection(fw, layer);
+  if (is_fused(fw, kind)) return ops->norm_linear(be, p.parts, 3, &p.norm, x, n_rows, err);
+  ops->rms_norm(be, x, n_rows, fw->model->info.hidden, p.norm.w, p.norm.eps, fw->norm);
+  return ops->linear(be, kind, p.parts, 3, fw->norm, n_rows, err);
 }
 
 leank_status lk_forward_project(lk_forward *fw, lk_linear_kind kind, size_t layer, const float *x,
@@ -108,20 +116,15 @@ leank_status lk_forward_project_append(lk_forward *fw, const lk_attn_shape *shap
                                        const lk_layer_view *view, const lk_rows *rows, size_t layer,
                                        const float *x, leank_error *err) {
   leank_status status = LEANK_OK;
-  const leank_model_info *m = &fw->model->info;
-  const lk_layer_weights *w = &fw->model->weights.layers[layer];
+  const leank_channel_order order = fw->model->info.order;
   lk_backend *be = fw->backend;
   const lk_backend_ops *ops = be->ops;
   if (ops->project_append) {
-    const lk_projection p = {.norm = {&w->attn_norm, (float)m->norm_eps},
-                             .parts = {{&w->q, &w->q_bias, fw->q, false},
-                                       {&w->k, &w->k_bias, fw->k, false},
-                                       {&w->v, &w->v_bias, fw->v, false}},
-                             .room = fw->room};
-    return ops->project_append(be, shape, view, rows, m->order, fw->cos_sin, &p, x, err);
+    const lk_projection p = projection(fw, layer);
+    return ops->project_append(be, shape, view, rows, order, fw->cos_sin, &p, x, err);
   }
   LK_TRY(lk_forward_project_only(fw, LK_LINEAR_FEW, layer, x, rows->n_rows, err));
-  ops->rope_append(be, shape, view, rows, m->order, fw->cos_sin, fw->q, fw->k, fw->v);
+  ops->rope_append(be, shape, view, rows, order, fw->cos_sin, fw->q, fw->k, fw->v);
 cleanup:
   return status;
 }
@@ -140,10 +143,10 @@ static leank_status activate(lk_forward *fw, lk_linear_kind kind, size_t layer, 
   const lk_layer_weights *w = &fw->model->weights.layers[layer];
   lk_backend *be = fw->backend;
   const lk_backend_ops *ops = be->ops;
-  const float eps = (float)m->norm_eps;
+  const lk_norm norm = norm_of(fw, &w->ffn_norm);
   if (is_fused(fw, kind))
-    return ops->norm_swiglu(be, &w->gate, &w->up, &w->ffn_norm, eps, x, n_rows, fw->act, err);
-  ops->rms_norm(be, x, n_rows, m->hidden, &w->ffn_norm, eps, fw->norm);
+    return ops->norm_swiglu(be, &w->gate, &w->up, &norm, x, n_rows, fw->act, err);
+  ops->rms_norm(be, x, n_rows, m->hidden, norm.w, norm.eps, fw->norm);
   const lk_linear_part both[] = {{&w->gate, NULL, fw->gate, false}, {&w->up, NULL, fw->up, false}};
   LK_TRY(ops->linear(be, kind, both, 2, fw->norm, n_rows, err));
   ops->swiglu(be, fw->gate, fw->up, n_rows * m->ffn, fw->act);
@@ -158,8 +161,7 @@ leank_status lk_forward_ffn(lk_forward *fw, lk_linear_kind kind, size_t layer, f
   const lk_backend_ops *ops = fw->backend->ops;
   const lk_linear_part down = {&w->down, NULL, x, true};
   if (kind == LK_LINEAR_FEW && ops->mlp) {
-    const lk_mlp mlp = {
-        {&w->ffn_norm, (float)fw->model->info.norm_eps}, &w->gate, &w->up, &w->down, fw->room};
+    const lk_mlp mlp = {norm_of(fw, &w->ffn_norm), &w->gate, &w->up, &w->down, fw->room};
     return ops->mlp(fw->backend, &mlp, n_rows, x, err);
   }
   LK_TRY(activate(fw, kind, layer, x, n_rows, err));
