@@ -42,6 +42,7 @@ static int parse(int argc, char **argv, learn_options *o, const char **model) {
       {0, "batch", CLI_SIZE, &s->batch, "N", "questions of one update (4)"},
       {0, "n-sink", CLI_SIZE, &s->n_sink, "N", "first tokens kept in full (128)"},
       {0, "n-recent", CLI_SIZE, &s->n_recent, "N", "last tokens kept in full (768)"},
+      {0, "loss", CLI_CHOICE, &s->loss, "hidden|logits|both", "what updates make small (hidden)"},
       {0, "policy", CLI_CHOICE, &s->policy, "drop|mean", "heads that keep nothing (mean)"},
       {0, "mean-comp", CLI_CHOICE, &s->mean_compensation, "off|on",
        "the mean stands in for pruned channels (on)"},

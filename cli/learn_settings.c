@@ -66,6 +66,7 @@ learn_settings learn_settings_default(void) {
                           .eval_every = SIZE_MAX,
                           .checkpoint_every = SIZE_MAX,
                           .budget = -1,
+                          .loss = -1,
                           .policy = -1,
                           .mean_compensation = -1,
                           .seed = UINT64_MAX,
@@ -95,6 +96,7 @@ static void apply_procedure(const learn_settings *g, leank_learn_options *o) {
   set_size(&o->eval_every, g->eval_every);
   set_size(&o->checkpoint_every, g->checkpoint_every);
   if (g->budget >= 0) o->budget = (leank_budget)g->budget;
+  if (g->loss >= 0) o->loss = (leank_loss)g->loss;
   if (g->policy >= 0) o->policy = (leank_policy)g->policy;
   if (g->exact_budget) o->exact_budget = true;
   if (g->mean_compensation >= 0) o->mean_compensation = g->mean_compensation;
@@ -202,6 +204,8 @@ json_t *learn_settings_json(const leank_learn_options *o, const leank_model_info
   json_object_set_new(j, "batch", cli_json_size(o->batch));
   json_object_set_new(j, "n-sink", cli_json_size(o->n_sink));
   json_object_set_new(j, "n-recent", cli_json_size(o->n_recent));
+  const char *losses[] = {"hidden", "logits", "both"};
+  json_object_set_new(j, "loss", json_string(losses[o->loss]));
   json_object_set_new(j, "policy", json_string(cli_policy_name(o->policy)));
   json_object_set_new(j, "mean-comp", json_boolean(o->mean_compensation));
   json_object_set_new(j, "seed", seed_json(o->seed));

@@ -26,7 +26,7 @@ typedef struct learn_settings {
   int preset; /* index of "default|paper" */
   double ratio, lambda, lr1, lr2;
   size_t align, steps1, steps2, batch, n_sink, n_recent, eval_every, checkpoint_every;
-  int budget, policy, mean_compensation, kv_type, cpu;
+  int budget, loss, policy, mean_compensation, kv_type, cpu;
   bool exact_budget;
   uint64_t seed, held_out_seed;
   data_settings data;

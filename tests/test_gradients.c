@@ -116,7 +116,7 @@ static void subject_close(subject *s) {
 /* Loss and gradient[n_params] in half order, of the plain objective, for what the rows see. */
 static double gradient_of(subject *s, double *gradient) {
   const lk_split split = {s->golden.n_sink, s->golden.n_recent, LEANK_PAGE_TOKENS};
-  return lk_fixture_loss(&s->answers, s->answers.answers, 1, split, gradient);
+  return lk_fixture_loss(&s->answers, s->answers.answers, 1, split, LEANK_LOSS_HIDDEN, gradient);
 }
 
 static double relative_error(const double *got, const double *want, size_t n) {

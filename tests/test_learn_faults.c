@@ -95,6 +95,7 @@ static void test_numbers_out_of_range(void **state) {
   ARGUMENT(batch = 4097, "questions in an update");
   ARGUMENT(align = 65537, "multiples of");
   ARGUMENT(budget = (leank_budget)2, "budget");
+  ARGUMENT(loss = (leank_loss)3, "loss");
   ARGUMENT(policy = (leank_policy)2, "policy");
   ARGUMENT(kv_type = (leank_kv_type)3, "type of K and V");
   ARGUMENT(kv_type = LEANK_KV_Q8, "not in int8");
@@ -116,6 +117,9 @@ static void test_what_the_published_procedure_refuses(void **state) {
   o.policy = LEANK_POLICY_DROP;
   o.mean_compensation = true;
   refused(&o, LEANK_E_ARGUMENT, "mean compensation");
+  o.mean_compensation = false;
+  o.loss = LEANK_LOSS_LOGITS;
+  refused(&o, LEANK_E_ARGUMENT, "loss of hidden states");
 }
 
 static void test_data_that_cannot_be(void **state) {
@@ -262,6 +266,7 @@ static void test_a_checkpoint_of_other_settings(void **state) {
   OTHER(exact_budget = true);
   OTHER(n_sink = 128);
   OTHER(n_recent = 128);
+  OTHER(loss = o.loss == LEANK_LOSS_BOTH ? LEANK_LOSS_HIDDEN : LEANK_LOSS_BOTH);
   OTHER(policy = LEANK_POLICY_DROP);
   OTHER(mean_compensation = false);
   OTHER(lambda = 0.1);

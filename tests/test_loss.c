@@ -1,7 +1,7 @@
-/* The objective that masks are learned with, whole, against float64: prompt rows dense, answer rows
- * under channel weights, the loss, and its gradient to every weight by central differences. Models
- * of both channel orders, all group sizes, middles that begin, grow, slide by token, and reach the
- * answer itself; several answers in one pass. */
+/* The objectives that masks are learned with, whole, against float64: prompt rows dense, answer
+ * rows under channel weights, each loss, and its gradient to every weight by central differences.
+ * Models of both channel orders, all group sizes, middles that begin, grow, slide by token, and
+ * reach the answer itself; several answers in one pass. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,7 +17,7 @@
 #include "support/answer_fixture.h"
 #include "support/subject.h"
 
-enum { P = LEANK_PAGE_TOKENS, MAX_ANSWERS = 3, N_ENTRIES = 40, N_DIRECTIONS = 3 };
+enum { P = LEANK_PAGE_TOKENS, MAX_ANSWERS = 3, N_ENTRIES = 40, N_DIRECTIONS = 3, N_VOCAB = 97 };
 
 /* The loss is a difference of hidden states in fp32, each off by some 1e-6: the smaller it is, the
  * more of that is seen in it. */
@@ -130,10 +130,13 @@ typedef struct subject {
   float *alpha;                         /* [n_params] half order */
   double *weight;                       /* the same, for the oracles; tests change entries */
   lk_oracle_head *head;
-  lk_oracle *oracles[MAX_ANSWERS]; /* hold the prompts */
-  size_t n_prompt[MAX_ANSWERS];    /* tokens of context and prompt */
-  double *full[MAX_ANSWERS];       /* [rows][hidden] dense */
-  double *hidden;                  /* [n_hidden] */
+  lk_oracle *oracles[MAX_ANSWERS];  /* hold the prompts */
+  size_t n_prompt[MAX_ANSWERS];     /* tokens of context and prompt */
+  double *full[MAX_ANSWERS];        /* [rows][hidden] dense */
+  double *full_logits[MAX_ANSWERS]; /* [rows][N_VOCAB] dense */
+  double *hidden;                   /* [n_hidden] */
+  double *logits;                   /* [rows of all answers][N_VOCAB] */
+  leank_loss loss;
 } subject;
 
 /* Between 0 and 1, every eighth exactly 0 and every eighth exactly 1. */
@@ -170,7 +173,7 @@ static void open_model(subject *s) {
                              .head_dim = lc->head_dim,
                              .hidden = lc->hidden,
                              .ffn = 2 * lc->hidden,
-                             .n_vocab = 97,
+                             .n_vocab = N_VOCAB,
                              .type = LK_F32,
                              .seed = lc->n_context,
                              .bias_gain = .2};
@@ -220,25 +223,30 @@ static void open_oracle(subject *s, size_t i) {
   feed_prompt(s, full, i);
   lk_oracle_copy(s->oracles[i], full);
   s->full[i] = test_calloc(n_rows * lc->hidden, sizeof(double));
-  lk_oracle_feed(full, LEANK_FEED_SCORE, s->questions[i].answer, n_rows, NULL, s->full[i]);
+  s->full_logits[i] = test_calloc(n_rows * N_VOCAB, sizeof(double));
+  lk_oracle_feed(full, LEANK_FEED_SCORE, s->questions[i].answer, n_rows, s->full_logits[i],
+                 s->full[i]);
   lk_oracle_close(&full);
 }
 
-static void subject_open(subject *s, const loss_case *lc) {
+static void subject_open(subject *s, const loss_case *lc, leank_loss loss) {
   memset(s, 0, sizeof *s);
   s->lc = lc;
+  s->loss = loss;
   open_model(s);
   open_questions(s);
   make_alpha(s);
   see_alpha(s);
   for (size_t i = 0; i < s->n_answers; i++) open_oracle(s, i);
   s->hidden = test_calloc(s->n_hidden, sizeof *s->hidden);
+  s->logits = test_calloc(s->lib.n_rows * N_VOCAB, sizeof *s->logits);
 }
 
 static void subject_close(subject *s) {
   for (size_t i = 0; i < s->n_answers; i++) {
     lk_oracle_close(&s->oracles[i]);
     test_free(s->full[i]);
+    test_free(s->full_logits[i]);
   }
   lk_answer_fixture_close(&s->lib);
   lk_case_close(&s->model);
@@ -247,22 +255,43 @@ static void subject_close(subject *s) {
   test_free(s->weight);
   test_free(s->head);
   test_free(s->hidden);
+  test_free(s->logits);
 }
 
 /* ---- the objective in float64 ---- */
 
+static double log_sum_exp(const double *x) {
+  double top = -INFINITY, sum = 0;
+  for (size_t v = 0; v < N_VOCAB; v++) top = fmax(top, x[v]);
+  for (size_t v = 0; v < N_VOCAB; v++) sum += exp(x[v] - top);
+  return top + log(sum);
+}
+
+/* KL(softmax(full) || softmax(x)) */
+static double kl_of(const double *full, const double *x) {
+  const double shift = log_sum_exp(x) - log_sum_exp(full), lse = log_sum_exp(full);
+  double kl = 0;
+  for (size_t v = 0; v < N_VOCAB; v++) kl += exp(full[v] - lse) * (full[v] - x[v] + shift);
+  return kl;
+}
+
 /* The loss at s->weight; leaves the hidden states in s->hidden. */
 static double wanted_loss(subject *s) {
-  double sum = 0, *hidden = s->hidden;
+  double squares = 0, kl = 0, *hidden = s->hidden, *logits = s->logits;
   for (size_t i = 0; i < s->n_answers; i++) {
-    const size_t n = s->lc->n_rows[i] * s->lc->hidden;
+    const size_t n_rows = s->lc->n_rows[i], n = n_rows * s->lc->hidden;
     lk_oracle_rewind(s->oracles[i], s->n_prompt[i]);
-    lk_oracle_feed(s->oracles[i], LEANK_FEED_SCORE, s->questions[i].answer, s->lc->n_rows[i], NULL,
-                   hidden);
-    for (size_t c = 0; c < n; c++) sum += (hidden[c] - s->full[i][c]) * (hidden[c] - s->full[i][c]);
+    lk_oracle_feed(s->oracles[i], LEANK_FEED_SCORE, s->questions[i].answer, n_rows, logits, hidden);
+    for (size_t c = 0; c < n; c++)
+      squares += (hidden[c] - s->full[i][c]) * (hidden[c] - s->full[i][c]);
+    for (size_t r = 0; r < n_rows; r++)
+      kl += kl_of(s->full_logits[i] + r * N_VOCAB, logits + r * N_VOCAB);
     hidden += n;
+    logits += n_rows * N_VOCAB;
   }
-  return sum / (double)s->n_hidden;
+  squares /= (double)s->n_hidden;
+  kl /= (double)s->lib.n_rows;
+  return s->loss == LEANK_LOSS_HIDDEN ? squares : s->loss == LEANK_LOSS_LOGITS ? kl : squares + kl;
 }
 
 /* Derivative of the loss along direction[n_params], by central differences. */
@@ -319,7 +348,8 @@ typedef struct errors {
 
 static errors errors_of(subject *s, size_t n_entries) {
   double *gradient = test_calloc(s->n_params, sizeof *gradient);
-  const double got = lk_fixture_loss(&s->lib, s->lib.answers, s->n_answers, s->lc->split, gradient);
+  const double got =
+      lk_fixture_loss(&s->lib, s->lib.answers, s->n_answers, s->lc->split, s->loss, gradient);
   const double want = wanted_loss(s);
   errors e = {.hidden = lk_error(s->lib.pass.forward.norm, s->hidden, s->n_hidden),
               .loss = want > 0 ? fabs(got / want - 1) : got};
@@ -334,12 +364,11 @@ static bool within(const errors *e) {
          e->directions < tolerance;
 }
 
-static void agrees_with_float64(void **state) {
-  (void)state;
+static int n_disagree(leank_loss loss) {
   int n_failed = 0;
   for (size_t i = 0; i < N_CASES; i++) {
     subject s;
-    subject_open(&s, &cases[i]);
+    subject_open(&s, &cases[i], loss);
     const errors e = errors_of(&s, N_ENTRIES);
     const bool ok = within(&e);
     printf("%-36s hidden %.1e, loss %.1e, entries %.1e, directions %.1e%s\n", cases[i].name,
@@ -347,7 +376,22 @@ static void agrees_with_float64(void **state) {
     n_failed += !ok;
     subject_close(&s);
   }
-  assert_int_equal(n_failed, 0);
+  return n_failed;
+}
+
+static void hidden_agrees_with_float64(void **state) {
+  (void)state;
+  assert_int_equal(n_disagree(LEANK_LOSS_HIDDEN), 0);
+}
+
+static void logits_agree_with_float64(void **state) {
+  (void)state;
+  assert_int_equal(n_disagree(LEANK_LOSS_LOGITS), 0);
+}
+
+static void both_agree_with_float64(void **state) {
+  (void)state;
+  assert_int_equal(n_disagree(LEANK_LOSS_BOTH), 0);
 }
 
 /* ---- what would be noticed ---- */
@@ -357,12 +401,12 @@ static void agrees_with_float64(void **state) {
 static void a_wrong_order_is_noticed(void **state) {
   (void)state;
   subject s;
-  subject_open(&s, &cases[1]);
+  subject_open(&s, &cases[1], LEANK_LOSS_HIDDEN);
   assert_int_equal(s.lib.seen.order, LEANK_ORDER_PAIRS);
   const size_t d = s.lc->head_dim;
   double *gradient = test_calloc(s.n_params, sizeof *gradient);
   double *raw = test_calloc(s.n_params, sizeof *raw);
-  lk_fixture_loss(&s.lib, s.lib.answers, s.n_answers, s.lc->split, gradient);
+  lk_fixture_loss(&s.lib, s.lib.answers, s.n_answers, s.lc->split, s.loss, gradient);
   for (size_t i = 0; i < s.n_params; i++)
     raw[i / d * d + lk_channel_from_half(LEANK_ORDER_PAIRS, d, i % d)] = gradient[i];
   assert_true(entries_error(&s, raw, N_ENTRIES) > 1000 * tolerance);
@@ -397,13 +441,13 @@ static void check_rows_alone(subject *s, lk_answer **list, size_t n) {
 static void check_gradients_alone(subject *s, lk_answer **list, size_t n) {
   double *together = test_calloc(s->n_params, sizeof *together);
   double *alone = test_calloc(s->n_params, sizeof *alone);
-  double loss = lk_fixture_loss(&s->lib, list, n, s->lc->split, together), difference = 0;
+  double loss = lk_fixture_loss(&s->lib, list, n, s->lc->split, s->loss, together), difference = 0;
   const double size = loss;
   double square = 0;
   for (size_t i = 0; i < s->n_params; i++) square += together[i] * together[i];
   for (size_t i = 0; i < n; i++) {
     const double share = (double)list[i]->n_rows / (double)s->lib.n_rows;
-    loss -= share * lk_fixture_loss(&s->lib, &list[i], 1, s->lc->split, alone);
+    loss -= share * lk_fixture_loss(&s->lib, &list[i], 1, s->lc->split, s->loss, alone);
     for (size_t c = 0; c < s->n_params; c++) together[c] -= share * alone[c];
   }
   for (size_t i = 0; i < s->n_params; i++) difference += together[i] * together[i];
@@ -418,7 +462,7 @@ static void answers_do_not_touch_each_other(void **state) {
   for (size_t i = 0; i < N_CASES; i++) {
     subject s;
     if (n_answers_of(&cases[i]) < 2) continue;
-    subject_open(&s, &cases[i]);
+    subject_open(&s, &cases[i], i % 2 ? LEANK_LOSS_BOTH : LEANK_LOSS_HIDDEN);
     lk_answer *backwards[MAX_ANSWERS];
     for (size_t k = 0; k < s.n_answers; k++) backwards[k] = s.lib.answers[s.n_answers - 1 - k];
     check_rows_alone(&s, s.lib.answers, s.n_answers);
@@ -430,7 +474,9 @@ static void answers_do_not_touch_each_other(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(agrees_with_float64),
+      cmocka_unit_test(hidden_agrees_with_float64),
+      cmocka_unit_test(logits_agree_with_float64),
+      cmocka_unit_test(both_agree_with_float64),
       cmocka_unit_test(a_wrong_order_is_noticed),
       cmocka_unit_test(answers_do_not_touch_each_other),
   };

@@ -123,6 +123,13 @@ typedef struct leank_learn_event {
   double flops, reference_flops;   /* arithmetic so far, counted; that of the reference procedure */
 } leank_learn_event;
 
+/* What an update makes small, of answer rows: see src/learn/distill.h. */
+typedef enum leank_loss {
+  LEANK_LOSS_HIDDEN = 0, /* squares of differences of final hidden states */
+  LEANK_LOSS_LOGITS,     /* KL(dense || scaled) of next-token distributions */
+  LEANK_LOSS_BOTH        /* their sum */
+} leank_loss;
+
 typedef struct leank_learn_options {
   size_t struct_size;
   /* the mask */
@@ -134,6 +141,7 @@ typedef struct leank_learn_options {
   leank_policy policy; /* trained for, and recorded */
   bool mean_compensation;
   /* the procedure */
+  leank_loss loss;
   bool paper;    /* as published: loss not scaled, lambda fixed, a window of n_recent that slides by
                     token, empty heads with logit 0 while training, no choice by held-out KL */
   double lambda; /* weight of mean(alpha); negative = found for the ratio */

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "learn/log_sum_exp.h"
+
 enum { ROWS = 64 };
 
 /* ---- scores ---- */
@@ -137,27 +139,14 @@ typedef struct rows_job {
   double kl[ROWS], error[ROWS];
 } rows_job;
 
-static size_t largest(const float *x, size_t n) {
-  size_t best = 0;
-  for (size_t i = 1; i < n; i++)
-    if (x[i] > x[best]) best = i;
-  return best;
-}
-
-static double log_sum_exp(const float *x, size_t n, float top) {
-  double sum = 0;
-  for (size_t i = 0; i < n; i++) sum += (double)expf(x[i] - top);
-  return (double)top + log(sum);
-}
-
 /* Item: one row; p of the dense logits. */
 static void dense_item(void *ctx, size_t r, size_t thread) {
   (void)thread;
   rows_job *job = ctx;
   const float *x = job->dense + r * job->n_vocab;
   float *p = job->p + r * job->n_vocab;
-  job->best_dense[r] = largest(x, job->n_vocab);
-  const double lse = log_sum_exp(x, job->n_vocab, x[job->best_dense[r]]);
+  job->best_dense[r] = lk_largest(x, job->n_vocab);
+  const double lse = lk_log_sum_exp(x, job->n_vocab, x[job->best_dense[r]]);
   job->lse_dense[r] = lse;
   for (size_t v = 0; v < job->n_vocab; v++) p[v] = expf((float)((double)x[v] - lse));
 }
@@ -169,8 +158,8 @@ static void masked_item(void *ctx, size_t r, size_t thread) {
   rows_job *job = ctx;
   const float *x = job->masked + r * job->n_vocab, *p = job->p + r * job->n_vocab;
   const float *dense = job->dense + r * job->n_vocab;
-  job->best[r] = largest(x, job->n_vocab);
-  const double shift = log_sum_exp(x, job->n_vocab, x[job->best[r]]) - job->lse_dense[r];
+  job->best[r] = lk_largest(x, job->n_vocab);
+  const double shift = lk_log_sum_exp(x, job->n_vocab, x[job->best[r]]) - job->lse_dense[r];
   double kl = 0, difference = 0, square = 0;
   for (size_t v = 0; v < job->n_vocab; v++)
     kl += (double)p[v] * ((double)dense[v] - (double)x[v] + shift);

@@ -76,6 +76,11 @@ static leank_status check_numbers(const leank_learn_options *o, leank_error *err
              LEANK_E_ARGUMENT, -1,
              "the published procedure knows neither policy mean nor "
              "mean compensation");
+  LK_FAIL_IF(o->loss != LEANK_LOSS_HIDDEN && o->loss != LEANK_LOSS_LOGITS &&
+                 o->loss != LEANK_LOSS_BOTH,
+             err, LEANK_E_ARGUMENT, -1, "unknown loss %d", (int)o->loss);
+  LK_FAIL_IF(o->paper && o->loss != LEANK_LOSS_HIDDEN, err, LEANK_E_ARGUMENT, -1,
+             "the published procedure has the loss of hidden states");
   LK_FAIL_IF(o->paper && o->lambda < 0, err, LEANK_E_ARGUMENT, -1,
              "the published procedure needs a lambda");
 cleanup:
@@ -146,7 +151,8 @@ static uint64_t make_key(const leank_learner *l) {
                              o->batch,
                              o->seed,
                              (uint64_t)o->kv_type,
-                             o->mean_compensation};
+                             o->mean_compensation,
+                             (uint64_t)o->loss};
   const char *prints[] = {l->model->info.fingerprint, leank_dataset_fingerprint(l->train_set),
                           l->held_out_set ? leank_dataset_fingerprint(l->held_out_set) : ""};
   uint64_t h = lk_hash(LK_HASH_START, numbers, sizeof numbers);
@@ -205,7 +211,9 @@ static size_t later_bytes(const leank_learner *l) {
   const leank_model_info *m = &l->model->info;
   const size_t longest = LEANK_PAGE_TOKENS * l->max_pages;
   const size_t evaluation = lk_evaluator_bytes(m, LK_EVAL_ROWS, 1);
-  const size_t update = lk_answer_pass_bytes(m, o->batch * l->train.max_rows, true);
+  const size_t n_rows = o->batch * l->train.max_rows;
+  const size_t update =
+      lk_answer_pass_bytes(m, n_rows, true) + lk_distiller_bytes(m, o->loss, n_rows);
   const size_t reading =
       lk_forward_bytes(m, o->prefill_chunk) + longest * m->hidden * sizeof(float);
   return 2 * (update + (evaluation > reading ? evaluation : reading));
@@ -254,7 +262,6 @@ static leank_status open_arrays(leank_learner *l, leank_error *err) {
   leank_status status = LEANK_OK;
   const leank_model_info *m = &l->model->info;
   const size_t n = l->n_params = m->n_layers * m->n_kv_heads * m->head_dim;
-  const size_t n_hidden = l->options.batch * l->train.max_rows * m->hidden;
   float **floats[] = {&l->alpha, &l->m, &l->v, &l->alpha1};
   for (size_t i = 0; i < sizeof floats / sizeof *floats; i++) {
     *floats[i] = lk_alloc(LK_MEM_OTHER, n, sizeof(float));
@@ -263,13 +270,9 @@ static leank_status open_arrays(leank_learner *l, leank_error *err) {
   l->gradient = lk_alloc(LK_MEM_OTHER, n, sizeof(double));
   l->dweight = lk_alloc(LK_MEM_OTHER, n, sizeof(double));
   l->kept = lk_alloc(LK_MEM_OTHER, n, 1);
-  l->hidden = lk_alloc(LK_MEM_OTHER, n_hidden, sizeof(float));
-  l->dhidden = lk_alloc(LK_MEM_OTHER, n_hidden, sizeof(float));
-  l->dhidden_device = l->backend->ops->alloc(l->backend, LK_MEM_SCRATCH, n_hidden * sizeof(float));
   l->dweight_device = l->backend->ops->alloc(l->backend, LK_MEM_SCRATCH, n * sizeof(double));
-  LK_FAIL_IF(!l->gradient || !l->dweight || !l->kept || !l->hidden || !l->dhidden ||
-                 !l->dhidden_device || !l->dweight_device,
-             err, LEANK_E_MEMORY, -1, "out of memory");
+  LK_FAIL_IF(!l->gradient || !l->dweight || !l->kept || !l->dweight_device, err, LEANK_E_MEMORY, -1,
+             "out of memory");
   LK_TRY(lk_seen_mask_open(m, l->backend, &l->seen, err));
   for (size_t i = 0; i < n; i++) l->alpha[i] = 1;
   l->state = (lk_learn_state){
@@ -337,16 +340,16 @@ void leank_learner_close(leank_learner **learner) {
   leank_learner *l = learner ? *learner : NULL;
   if (!l) return;
   lk_answer_pass_close(&l->pass);
+  lk_distiller_close(&l->distiller);
   lk_seen_mask_close(&l->seen);
   lk_prefill_close(&l->train);
   lk_prefill_close(&l->held_out);
-  if (l->dhidden_device) l->backend->ops->free(l->backend, l->dhidden_device);
   if (l->dweight_device) l->backend->ops->free(l->backend, l->dweight_device);
   if (l->backend) l->backend->ops->close(l->backend);
   leank_dataset_close(&l->train_set);
   leank_dataset_close(&l->held_out_set);
-  void *all[] = {l->checkpoint, l->cache_folder, l->answers, l->order, l->alpha,  l->m,      l->v,
-                 l->alpha1,     l->gradient,     l->dweight, l->kept,  l->hidden, l->dhidden};
+  void *all[] = {l->checkpoint, l->cache_folder, l->answers,  l->order,   l->alpha, l->m,
+                 l->v,          l->alpha1,       l->gradient, l->dweight, l->kept};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) lk_free(all[i]);
   lk_free(l);
   *learner = NULL;

@@ -9,6 +9,7 @@
 
 #include "learn/adamw.h"
 #include "learn/checkpoint.h"
+#include "learn/distill.h"
 #include "learn/evaluate.h"
 #include "learn/prefill.h"
 #include "learn/seen_mask.h"
@@ -30,9 +31,8 @@ struct leank_learner {
   double *gradient, *dweight;    /* [n_params]; half order, the model's order */
   double *dweight_device;        /* the same on the backend */
   uint8_t *kept;                 /* [n_params] half order */
-  float *hidden, *dhidden;       /* [rows][hidden] host */
-  float *dhidden_device;         /* the same on the backend */
   lk_answer_pass pass;
+  lk_distiller distiller;
   lk_seen_mask seen;
   double mean_square; /* of the dense hidden states of the training set */
   lk_learn_state state;

@@ -120,27 +120,6 @@ static double reference_flops(const leank_learner *l, const lk_answer *a) {
   return 3 * (double)m->n_layers * (t * per_token + attention);
 }
 
-/* The distillation loss of the rows last computed, and its gradient to the hidden states. */
-static leank_status distill(leank_learner *l, lk_answer *const *batch, double *loss,
-                            leank_error *err) {
-  const size_t hidden = l->model->info.hidden, n = l->pass.n_rows * hidden;
-  const double scale = (double)n * (l->options.paper ? 1 : l->mean_square);
-  double sum = 0;
-  lk_backend *be = l->backend;
-  const leank_status status =
-      be->ops->download(be, l->hidden, l->pass.forward.norm, n * sizeof(float), err);
-  if (status != LEANK_OK) return status;
-  for (size_t i = 0, at = 0; i < l->options.batch; i++)
-    for (size_t k = 0; k < batch[i]->n_rows * hidden; k++, at++) {
-      const double difference = (double)l->hidden[at] - (double)batch[i]->hidden[k];
-      sum += difference * difference;
-      l->dhidden[at] = (float)(2 * difference / scale);
-    }
-  be->ops->upload(be, l->dhidden_device, l->dhidden, n * sizeof(float));
-  *loss = sum / scale;
-  return LEANK_OK;
-}
-
 /* gradient[n_params], half order, of the distillation loss. */
 static leank_status gradient_of(leank_learner *l, lk_answer *const *batch, lk_split split,
                                 double *loss, leank_error *err) {
@@ -148,11 +127,11 @@ static leank_status gradient_of(leank_learner *l, lk_answer *const *batch, lk_sp
   const leank_model_info *m = &l->model->info;
   const lk_seen seen = lk_seen_of(&l->seen, split);
   LK_TRY(lk_answer_forward(&l->pass, batch, l->options.batch, &seen, err));
-  LK_TRY(distill(l, batch, loss, err));
+  LK_TRY(lk_distill(&l->distiller, &l->pass, loss, err));
   lk_backend *be = l->backend;
   const size_t n_bytes = l->n_params * sizeof *l->dweight;
   be->ops->zero(be, l->dweight_device, n_bytes);
-  LK_TRY(lk_answer_backward(&l->pass, l->dhidden_device, l->dweight_device, err));
+  LK_TRY(lk_answer_backward(&l->pass, l->distiller.dhidden, l->dweight_device, err));
   LK_TRY(be->ops->download(be, l->dweight, l->dweight_device, n_bytes, err));
   for (size_t i = 0; i < l->n_params; i++) {
     const size_t head = i / m->head_dim * m->head_dim;
@@ -406,6 +385,18 @@ static leank_status choose(leank_learner *l, leank_mask **out, leank_error *err)
 /* Sum of the rows of the largest answers that can meet in one update. */
 static size_t batch_rows(const leank_learner *l) { return l->options.batch * l->train.max_rows; }
 
+static leank_status open_update(leank_learner *l, leank_error *err) {
+  leank_status status = LEANK_OK;
+  const leank_learn_options *o = &l->options;
+  const size_t n_rows = batch_rows(l);
+  if (l->pass.prefill) return LEANK_OK;
+  LK_TRY(lk_answer_pass_open(&l->train, n_rows, o->batch, true, &l->pass, err));
+  LK_TRY(lk_distiller_open(l->model, l->backend, o->loss, o->paper ? 1 : l->mean_square, n_rows,
+                           o->n_threads, &l->distiller, err));
+cleanup:
+  return status;
+}
+
 leank_status leank_learner_run(leank_learner *l, leank_mask **out, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_answer **batch = NULL;
@@ -421,8 +412,7 @@ leank_status leank_learner_run(leank_learner *l, leank_mask **out, leank_error *
     LK_TRY(read_all(l, err));
     batch = lk_alloc(LK_MEM_OTHER, l->options.batch, sizeof *batch);
     LK_FAIL_IF(!batch, err, LEANK_E_MEMORY, -1, "out of memory");
-    if (!l->pass.prefill)
-      LK_TRY(lk_answer_pass_open(&l->train, batch_rows(l), l->options.batch, true, &l->pass, err));
+    LK_TRY(open_update(l, err));
     LK_TRY(run_stages(l, batch, err));
   }
   LK_TRY(choose(l, out, err));

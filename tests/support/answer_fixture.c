@@ -86,46 +86,26 @@ void lk_fixture_to_half(const lk_answer_fixture *f, const double *dweight, doubl
     gradient[i] = dweight[i / d * d + lk_channel_from_half(m->order, d, i % d)];
 }
 
-/* The gradient of those hidden states, on the backend; adds up the loss. */
-static void loss_of(lk_answer_fixture *f, lk_answer *const *answers, size_t n, double *loss,
-                    float *dhidden) {
-  leank_error err = {0};
-  const size_t hidden = leank_model_get_info(f->model)->hidden, n_hidden = f->pass.n_rows * hidden;
-  const float *got = NULL;
-  float *host = test_calloc(n_hidden, sizeof *host);
-  size_t at = 0;
-  lk_assert_ok(f->backend->ops->to_host(f->backend, f->pass.forward.norm, n_hidden, &got, &err),
-               &err);
-  for (size_t i = 0; i < n; i++)
-    for (size_t c = 0; c < answers[i]->n_rows * hidden; c++, at++) {
-      const double d = (double)got[at] - (double)answers[i]->hidden[c];
-      *loss += d * d / (double)n_hidden;
-      host[at] = (float)(2 * d / (double)n_hidden);
-    }
-  f->backend->ops->upload(f->backend, dhidden, host, n_hidden * sizeof *host);
-  lk_assert_ok(f->backend->ops->wait(f->backend, &err), &err);
-  test_free(host);
-}
-
 double lk_fixture_loss(lk_answer_fixture *f, lk_answer *const *answers, size_t n, lk_split split,
-                       double *gradient) {
+                       leank_loss loss, double *gradient) {
   leank_error err = {0};
   lk_backend *be = f->backend;
-  double loss = 0;
-  lk_fixture_forward(f, answers, n, split);
-  const size_t n_hidden = f->pass.n_rows * leank_model_get_info(f->model)->hidden;
   const size_t n_bytes = f->n_params * sizeof(double);
-  float *dhidden = be->ops->alloc(be, LK_MEM_SCRATCH, n_hidden * sizeof *dhidden);
   double *dweight = be->ops->alloc(be, LK_MEM_SCRATCH, n_bytes);
-  double *host = test_calloc(f->n_params, sizeof *host);
-  assert_true(dhidden && dweight);
-  loss_of(f, answers, n, &loss, dhidden);
+  double *host = test_calloc(f->n_params, sizeof *host), value;
+  lk_distiller distiller;
+  assert_non_null(dweight);
+  lk_assert_ok(
+      lk_distiller_open(f->model, be, loss, 1, f->n_rows, be->ops->n_threads(be), &distiller, &err),
+      &err);
+  lk_fixture_forward(f, answers, n, split);
+  lk_assert_ok(lk_distill(&distiller, &f->pass, &value, &err), &err);
   be->ops->zero(be, dweight, n_bytes);
-  lk_assert_ok(lk_answer_backward(&f->pass, dhidden, dweight, &err), &err);
+  lk_assert_ok(lk_answer_backward(&f->pass, distiller.dhidden, dweight, &err), &err);
   lk_assert_ok(be->ops->download(be, host, dweight, n_bytes, &err), &err);
   lk_fixture_to_half(f, host, gradient);
-  be->ops->free(be, dhidden);
+  lk_distiller_close(&distiller);
   be->ops->free(be, dweight);
   test_free(host);
-  return loss;
+  return value;
 }

@@ -2,7 +2,7 @@
 #ifndef LK_SUPPORT_ANSWER_FIXTURE_H
 #define LK_SUPPORT_ANSWER_FIXTURE_H
 
-#include "learn/answer_pass.h"
+#include "learn/distill.h"
 #include "learn/seen_mask.h"
 
 typedef struct lk_answer_fixture {
@@ -32,10 +32,10 @@ void lk_answer_fixture_close(lk_answer_fixture *f);
 
 /* Forward through n answers under f->seen: hidden states are in f->pass.forward.norm. */
 void lk_fixture_forward(lk_answer_fixture *f, lk_answer *const *answers, size_t n, lk_split split);
-/* The plain objective, mean over rows and channels of the squared difference of hidden states to
- * the dense ones; and its gradient[n_params] by the weights, in half order. */
+/* The objective, that of hidden states over no scale; and its gradient[n_params] by the weights, in
+ * half order. */
 double lk_fixture_loss(lk_answer_fixture *f, lk_answer *const *answers, size_t n, lk_split split,
-                       double *gradient);
+                       leank_loss loss, double *gradient);
 /* dweight[n_params] of lk_answer_backward to half order. */
 void lk_fixture_to_half(const lk_answer_fixture *f, const double *dweight, double *gradient);
 
