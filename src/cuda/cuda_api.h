@@ -114,7 +114,8 @@ typedef struct lk_cuda_decode {
   bool settled; /* all pages but the last and the last lean one of each table were written before
                    the launch before this one began: they are read without waiting for it */
   lk_cuda_means means;
-  float *mean_logits; /* device [B][Hq]: room, where one of `means` is wanted; else NULL */
+  float *mean_logits; /* device [B][Hq]: room for those of heads without lean pages, where one of
+                         `means` is wanted; else NULL */
 } lk_cuda_decode;
 
 /* Bytes of scratch, of up to max_pages pages a table: see cuda/attention/dealing.cuh. */

@@ -2,7 +2,6 @@
 #include "cuda/ops.cuh"
 
 void lk_cuda_decode_attention(lk_cuda_device *dev, const lk_cuda_decode *job) {
-  if (job->mean_logits != NULL) lk_cuda_mean_logits(dev, job);
   (job->view.is_f16 ? lk_cuda_decode_f16 : lk_cuda_decode_bf16)(dev, job);
 }
 

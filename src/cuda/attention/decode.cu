@@ -14,6 +14,7 @@
 
 #include "cuda/attention/dealing.cuh"
 #include "cuda/attention/element.cuh"
+#include "cuda/attention/mean.cuh"
 #include "cuda/ops.cuh"
 
 enum {
@@ -190,7 +191,7 @@ template <int D> static __device__ __forceinline__ void sums_clear(warp_sums<D> 
 }
 
 /* The group's query rows as elements: all channels, and those that the head keeps, zeros behind
- * them; and what is added to lean logits. */
+ * them. */
 template <int D>
 static __device__ void load_queries(const lk_cuda_decode *job, const head_work *w,
                                     decode_shared<D> *sh) {
@@ -204,10 +205,29 @@ static __device__ void load_queries(const lk_cuda_decode *job, const head_work *
     const bool kept = h < group_size && c < n_kept;
     sh->q_lean[h][c] = lk_to_element(kept ? q[h * D + channels[c]] : 0.0f);
   }
-  if (threadIdx.x < LK_CUDA_MAX_GROUP) {
-    const bool with_mean = job->mean_logits != NULL && threadIdx.x < group_size;
-    const size_t at = (size_t)w->group * job->view.n_heads + w->head * group_size + threadIdx.x;
-    sh->lean_bias[threadIdx.x] = with_mean ? job->mean_logits[at] : 0.0f;
+}
+
+/* What the mean adds to logits of lean pages, in units of exponents of 2: 0 where none stands in.
+ * For a head without lean pages it is the mean's own logit, -inf where there is none; the block
+ * that has the head's first chunk keeps it for the merge. */
+template <int D>
+static __device__ void load_bias(const lk_cuda_decode *job, const head_work *w, float scale,
+                                 decode_shared<D> *sh) {
+  const uint32_t group_size = job->view.n_heads / job->view.n_kv_heads, warp = threadIdx.x / 32;
+  const uint32_t n_kept = job->view.heads[w->head].n_kept;
+  const size_t first = (size_t)w->group * job->view.n_heads + w->head * group_size;
+  const float *sums = lk_mean_sums(&job->means, &job->groups[w->group], w->head, n_kept, D);
+  for (uint32_t h = warp; h < LK_CUDA_MAX_GROUP; h += N_CONSUMER_WARPS) {
+    float logit = n_kept > 0 ? 0.0f : -INFINITY;
+    if (sums && h < group_size)
+      logit =
+          lk_mean_logit(job->q + (first + h) * D, sums, job->view.channels + (size_t)w->head * D,
+                        n_kept, D, job->groups[w->group].n_middle) *
+          scale;
+    if (threadIdx.x % 32 != 0) continue;
+    sh->lean_bias[h] = logit;
+    if (n_kept == 0 && w->chunk == 0 && h < group_size && job->mean_logits != NULL)
+      job->mean_logits[first + h] = logit;
   }
 }
 
@@ -428,6 +448,7 @@ static __device__ void consume_head(const lk_cuda_decode *job, const head_work *
   const uint32_t group_size = job->view.n_heads / job->view.n_kv_heads;
   const uint32_t n_chunks = lk_n_chunks(&w->pages);
   load_queries<D>(job, w, sh);
+  load_bias<D>(job, w, scale, sh);
   consumers_meet();
   for (uint32_t node = w->chunk / NODE_CHUNKS; node * NODE_CHUNKS < w->chunk_end; node++) {
     uint32_t next;
