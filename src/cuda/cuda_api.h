@@ -33,7 +33,7 @@ enum {
   LK_CUDA_GRANULE = 16,      /* kept channels are padded to a multiple of this */
   LK_CUDA_MAX_GROUP = 8,     /* query heads of a kv head */
   LK_CUDA_PARTIAL_TAIL = 32, /* floats of a chunk's partial besides its values */
-  LK_CUDA_CHUNK_PAGES = 8,   /* pages of an attention chunk; borders are multiples, by position */
+  LK_CUDA_CHUNK_PAGES = 8,   /* least pages of an attention chunk, by position */
   LK_CUDA_FEW_ROWS = 16,     /* most rows that linear_few takes at the speed of memory */
   LK_CUDA_MARKS = 256
 };

@@ -1,7 +1,8 @@
 /* How the attention of a decode step is cut and dealt.
  *
- * A sequence's pages are cut by position into chunks of LK_CUDA_CHUNK_PAGES pages, chunks into
- * nodes of NODE_CHUNKS chunks, nodes into spans of SPAN_NODES nodes. What is computed of a
+ * A sequence's pages are cut by position into chunks of LK_CUDA_CHUNK_PAGES pages, or of twice as
+ * many where it has LONG_PAGES or more (fewer partials, while blocks still get several), chunks
+ * into nodes of NODE_CHUNKS chunks, nodes into spans of SPAN_NODES nodes. What is computed of a
  * (sequence, kv head) is: of each chunk a partial (maximum m, sum l, accumulator o); of each node
  * the fold of its chunks' partials in order; of each span that of its nodes; the result is the fold
  * of the spans. All chunks, in the order (sequence, kv head, chunk), are dealt to the blocks in
@@ -15,11 +16,18 @@
 #include "cuda/ptx.cuh"
 #include "cuda/cuda_api.h"
 
-enum { NODE_CHUNKS = 4, NODE_PAGES = NODE_CHUNKS * LK_CUDA_CHUNK_PAGES, SPAN_NODES = 8 };
+enum {
+  NODE_CHUNKS = 4,
+  NODE_PAGES = NODE_CHUNKS * LK_CUDA_CHUNK_PAGES, /* at least */
+  SPAN_NODES = 8,
+  LONG_PAGES = 1024
+};
+static_assert(LK_CUDA_CHUNK_PAGES == 1 << 3, "as lk_pages_of_group has it");
 
 /* Pages of one sequence: lean ones are [middle, middle_end). */
 typedef struct lk_pages {
   uint32_t n, middle, middle_end;
+  uint32_t chunk_shift; /* log2 of a chunk's pages */
 } lk_pages;
 
 static __device__ __forceinline__ lk_pages lk_pages_of_group(const lk_cuda_group *g) {
@@ -28,23 +36,27 @@ static __device__ __forceinline__ lk_pages lk_pages_of_group(const lk_cuda_group
   p.middle = (uint32_t)(g->middle_begin / LK_CUDA_P);
   p.middle_end = p.middle + (uint32_t)(g->n_middle / LK_CUDA_P);
   if (g->n_middle == 0) p.middle = p.middle_end = p.n;
+  p.chunk_shift = p.n < LONG_PAGES ? 3 : 4;
   return p;
 }
+/* The chunk's first page; pages that are not there count. */
+static __device__ __forceinline__ uint32_t lk_chunk_begin(const lk_pages *p, uint32_t chunk) {
+  return chunk << p->chunk_shift;
+}
 static __device__ __forceinline__ uint32_t lk_n_chunks(const lk_pages *p) {
-  return (p->n + LK_CUDA_CHUNK_PAGES - 1) / LK_CUDA_CHUNK_PAGES;
+  return (p->n + lk_chunk_begin(p, 1) - 1) >> p->chunk_shift;
 }
 /* True where a head without lean segments has nothing of the chunk. */
 static __device__ __forceinline__ bool lk_chunk_in_middle(const lk_pages *p, uint32_t chunk) {
-  const uint32_t first = chunk * LK_CUDA_CHUNK_PAGES;
-  const uint32_t end = min(first + LK_CUDA_CHUNK_PAGES, p->n);
-  return first >= p->middle && end <= p->middle_end;
+  const uint32_t end = min(lk_chunk_begin(p, chunk + 1), p->n);
+  return lk_chunk_begin(p, chunk) >= p->middle && end <= p->middle_end;
 }
 /* True where a head without lean segments has nothing of the node; then *next is the first node
  * behind it that is not wholly in the middle. */
 static __device__ __forceinline__ bool lk_node_in_middle(const lk_pages *p, uint32_t node,
                                                          uint32_t *next) {
-  *next = p->middle_end / NODE_PAGES;
-  return node * NODE_PAGES >= p->middle && node < *next;
+  *next = (p->middle_end >> p->chunk_shift) / NODE_CHUNKS;
+  return lk_chunk_begin(p, node * NODE_CHUNKS) >= p->middle && node < *next;
 }
 /* Bytes of a head's segment in a lean page: 0 where it keeps no channel. */
 static __device__ __forceinline__ uint32_t lk_lean_segment(uint32_t n_padded, uint32_t head_dim) {
@@ -72,7 +84,7 @@ static __device__ uint32_t lk_chunk_at(const lk_pages *p, uint64_t bytes, uint32
   uint32_t low = 0, high = lk_n_chunks(p);
   while (low < high) {
     const uint32_t mid = (low + high) / 2;
-    if (lk_bytes_before(p, mid * LK_CUDA_CHUNK_PAGES, wide, lean) < bytes)
+    if (lk_bytes_before(p, lk_chunk_begin(p, mid), wide, lean) < bytes)
       low = mid + 1;
     else
       high = mid;

@@ -134,8 +134,8 @@ static __device__ void produce_head(const lk_cuda_decode *job, const head_work *
                                     ring_place *place, bool *waited) {
   const uint32_t lane = threadIdx.x % 32;
   const lk_page_entry *table = job->tables + job->groups[w->group].table;
-  const uint32_t end = min(w->chunk_end * LK_CUDA_CHUNK_PAGES, w->pages.n);
-  uint32_t page = w->chunk * LK_CUDA_CHUNK_PAGES, window = 0;
+  const uint32_t end = min(lk_chunk_begin(&w->pages, w->chunk_end), w->pages.n);
+  uint32_t page = lk_chunk_begin(&w->pages, w->chunk), window = 0;
   lk_page_entry mine = {0, 0};
   bool loaded = false;
   for (; page < end; page++) {
@@ -326,8 +326,8 @@ static __device__ bool consume_chunk(const head_work *w, uint32_t chunk, float s
                                      decode_shared<D> *sh, unsigned char *ring, uint32_t n_slots,
                                      ring_place *place, warp_sums<D> *sums) {
   const uint32_t first = threadIdx.x / 32 * TILE_TOKENS;
-  const uint32_t begin = chunk * LK_CUDA_CHUNK_PAGES;
-  const uint32_t end = min(begin + LK_CUDA_CHUNK_PAGES, w->pages.n);
+  const uint32_t begin = lk_chunk_begin(&w->pages, chunk);
+  const uint32_t end = min(lk_chunk_begin(&w->pages, chunk + 1), w->pages.n);
   bool any = false;
   sums_clear<D>(sums);
   for (uint32_t page = begin; page < end; page++) {
