@@ -6,6 +6,7 @@
 
 #include "cli_engine.h"
 #include "cli_console.h"
+#include "eval_variants.h"
 #include "mask_counts.h"
 
 enum { ANALYSIS_MAX_RATIOS = 9, ANALYSIS_QUARTERS = 4 };
@@ -44,9 +45,9 @@ typedef struct analysis {
   size_t n_masks;
   importance *list; /* [n] alphas of masks first, then tasks */
   size_t n, n_alphas;
-  double *correlation;      /* [n][n] Spearman's */
-  double *head_energy;      /* [L][Hk] of all prompts, or NULL */
-  double streaming_auc[64]; /* by mask; NAN where it has no streaming head */
+  double *correlation;                     /* [n][n] Spearman's */
+  double *head_energy;                     /* [L][Hk] of all prompts, or NULL */
+  double streaming_auc[EVAL_MAX_VARIANTS]; /* by mask; NAN where it has no streaming head */
   double ratios[ANALYSIS_MAX_RATIOS];
   size_t n_ratios;
   removal_curve curves[3];

@@ -11,8 +11,7 @@ typedef enum bench_fill { BENCH_FILL_AUTO, BENCH_FILL_PROMPT, BENCH_FILL_RANDOM 
 #define BENCH_FILL_ROW(f)                                                                          \
   {                                                                                                \
     0, "fill", CLI_CHOICE, &(f), "auto|prompt|random",                                             \
-        "caches hold prompts that were read, or random K and V (auto: that where MODEL is a "      \
-        "config.json)"                                                                             \
+        "prompts or random K and V (auto: random for a config.json)"                               \
   }
 bool bench_fills_randomly(int fill, const cli_engine *engine);
 

@@ -34,12 +34,25 @@ int cli_device_check(const cli_engine_options *options);
 
 void cli_engine_options_default(cli_engine_options *options);
 
-/* Rows for a command's table; e is a cli_engine_options. */
+/* Rows for a command's table; e is a cli_engine_options, or a struct with members of these names. A
+ * row that commands have different defaults for takes their words as arguments. */
 #define CLI_MASK_ROW(e)                                                                            \
   { 'm', "mask", CLI_TEXT, &(e).mask, "FILE", "mask file (.safetensors or .pth)" }
-#define CLI_SPLIT_ROWS(e)                                                                          \
-  {0, "n-sink", CLI_SIZE, &(e).n_sink, "N", "first tokens kept in full"}, {                        \
-    0, "n-recent", CLI_SIZE, &(e).n_recent, "N", "last tokens kept in full"                        \
+#define CLI_SPLIT_ROWS(e, sink, recent)                                                            \
+  {0, "n-sink", CLI_SIZE, &(e).n_sink, "N", "first tokens kept in full (" sink ")"}, {             \
+    0, "n-recent", CLI_SIZE, &(e).n_recent, "N", "last tokens kept in full (" recent ")"           \
+  }
+#define CLI_POLICY_ROW(e, fallback)                                                                \
+  { 0, "policy", CLI_CHOICE, &(e).policy, "drop|mean", "heads that keep nothing (" fallback ")" }
+#define CLI_CHUNK_ROW(e)                                                                           \
+  {                                                                                                \
+    0, "prefill-chunk", CLI_SIZE, &(e).prefill_chunk, "N",                                         \
+        "rows of a prompt computed together (2048)"                                                \
+  }
+#define CLI_WEIGHTS_ROW(e)                                                                         \
+  {                                                                                                \
+    0, "weights", CLI_CHOICE, &(e).weights, "auto|mapped|memory",                                  \
+        "read through the file, or from a copy in huge pages (auto)"                               \
   }
 #define CLI_KV_TYPE_ROW(e)                                                                         \
   {                                                                                                \
@@ -48,27 +61,18 @@ void cli_engine_options_default(cli_engine_options *options);
   }
 #define CLI_THREADS_ROWS(e)                                                                        \
   {0, "threads", CLI_SIZE, &(e).n_threads, "N", "threads (all processors)"}, {                     \
-    0, "cpu", CLI_CHOICE, &(e).cpu, CLI_CPU_LEVELS, "cap on the instruction set"                   \
+    0, "cpu", CLI_CHOICE, &(e).cpu, CLI_CPU_LEVELS, "cap on the instruction set (best)"            \
   }
-/* e: any struct with a member `device` */
 #define CLI_DEVICE_ROW(e)                                                                          \
   { 0, "device", CLI_TEXT, &(e).device, "DEVICE", "cpu, cuda or cuda:N (cpu)" }
 #define CLI_SEED_ROW(e)                                                                            \
   { 0, "seed", CLI_SEED, &(e).seed, "N", "of the weights where MODEL is a config.json (1)" }
 #define CLI_ENGINE_ROWS(e)                                                                         \
-  CLI_MASK_ROW(e), CLI_SPLIT_ROWS(e), CLI_KV_TYPE_ROW(e),                                          \
-      {0, "policy", CLI_CHOICE, &(e).policy, "drop|mean", "heads that keep nothing (the mask's)"}, \
-      {0,        "mean-comp",                                                                      \
-       CLI_FLAG, &(e).mean_compensation,                                                           \
-       NULL,     "the mean stands in for pruned channels"},                                        \
-      {0, "prefill-chunk", CLI_SIZE, &(e).prefill_chunk, "N", "rows computed together"},           \
-      {0,                                                                                          \
-       "weights",                                                                                  \
-       CLI_CHOICE,                                                                                 \
-       &(e).weights,                                                                               \
-       "auto|mapped|memory",                                                                       \
-       "read through the file, or from a copy in huge pages (auto)"},                              \
-      CLI_DEVICE_ROW(e), CLI_THREADS_ROWS(e)
+  CLI_MASK_ROW(e), CLI_SPLIT_ROWS(e, "the mask's", "the mask's"), CLI_KV_TYPE_ROW(e),              \
+      CLI_POLICY_ROW(e, "the mask's"), {0,        "mean-comp",                                     \
+                                        CLI_FLAG, &(e).mean_compensation,                          \
+                                        NULL,     "the mean stands in for pruned channels"},       \
+      CLI_CHUNK_ROW(e), CLI_WEIGHTS_ROW(e), CLI_DEVICE_ROW(e), CLI_THREADS_ROWS(e)
 
 typedef struct cli_engine {
   leank_model *model;

@@ -26,15 +26,15 @@ static int parse(int argc, char **argv, analyze_options *o, const char **model) 
   const cli_option rows[] = {
       {'m', "mask", CLI_TEXTS, &o->masks, "FILE", "mask files, one at least"},
       {0, "tasks", CLI_TEXTS, &o->tasks, "NAMES", "of suite ruler (six of them)"},
-      {0, "lengths", CLI_LIST, &o->lengths, "N,N", "tokens of prompts (1k,2k)"},
+      {0, "lengths", CLI_LIST, &o->lengths, "N,N", "tokens of a prompt with its answer (1k,2k)"},
       {0, "samples", CLI_SIZE, &o->n_samples, "N", "prompts of each task and length (1)"},
       {0, "seed", CLI_SEED, &o->seed, "N", "of the prompts (1)"},
-      {0, "haystack", CLI_TEXTS, &o->haystacks, "FILE", "prose to hide in (the built-in one)"},
+      {0, "haystack", CLI_TEXTS, &o->haystacks, "FILE", "text to hide in (built-in prose)"},
       {0, "masks-only", CLI_FLAG, &o->masks_only, NULL, "runs no prompt"},
       {0, "no-removal", CLI_FLAG, &o->no_removal, NULL, "leaves out the KL by removed channels"},
       {'o', "out", CLI_TEXT, &o->out, "FOLDER", "writes plots there, as SVG"},
       {0, "json", CLI_FLAG, &o->json, NULL, "one JSON object instead of text"},
-      {0, "prefill-chunk", CLI_SIZE, &o->engine.prefill_chunk, "N", "rows computed together"},
+      CLI_CHUNK_ROW(o->engine),
       CLI_DEVICE_ROW(o->engine),
       CLI_THREADS_ROWS(o->engine),
   };

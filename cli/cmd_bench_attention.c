@@ -21,11 +21,12 @@ static int parse(int argc, char **argv, attention_options *o, bench_machine *m) 
       {0, "dk", CLI_LIST, &o->n_kept, "LIST", "instead: every head keeps so many channels"},
       {'l', "lengths", CLI_LIST, &o->lengths, "LIST", "tokens of context (4096,32768)"},
       {'b', "batch", CLI_LIST, &o->batches, "LIST", "sequences (1)"},
-      CLI_SPLIT_ROWS(o->engine),
+      CLI_SPLIT_ROWS(o->engine, "the mask's, else 128", "the mask's, else 768"),
       CLI_KV_TYPE_ROW(o->engine),
       CLI_DEVICE_ROW(o->engine),
       {0, "layers", CLI_FLAG, &o->layers, NULL, "a row for every layer and their mean, too"},
-      {0, "no-dense", CLI_FLAG, &o->no_dense, NULL, "do not measure dense beside LeanK"},
+      {0, "no-dense", CLI_FLAG, &o->no_dense, NULL,
+       "with --mask or --dk: do not measure dense beside it"},
       BENCH_ROWS(*m, o->engine, o->json),
   };
   const cli_command command = {

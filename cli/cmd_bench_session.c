@@ -29,54 +29,59 @@ typedef struct bench {
   double *times; /* [2][n_repeats] */
 } bench;
 
-/* The options of both; decode says what is measured. */
+/* decode says what is measured; prefill has none of its options. */
 static int parse(int argc, char **argv, bool decode, bench_session_options *o, bench_machine *m,
                  const char **words) {
   const cli_option rows[] = {
       {'l', "lengths", CLI_LIST, &o->lengths, "LIST", "tokens of context (512,4096)"},
-      {'n', "steps", CLI_SIZE, &o->n_steps, "N", "decode steps of a repeat (32)"},
       {'r', "repeat", CLI_SIZE, &o->n_repeats, "R", "repeats, the median counts (3)"},
-      {'b', "batch", CLI_SIZE, &o->n_seqs, "B", "decode: sequences in a step (1)"},
-      BENCH_FILL_ROW(o->fill),
-      {0, "prefill-threads", CLI_SIZE, &o->n_prefill_threads, "N",
-       "decode: threads of the prefill that fills the caches (as --threads)"},
       {0, "no-dense", CLI_FLAG, &o->no_dense, NULL, "with a mask: do not measure dense beside it"},
       {0, "rotate", CLI_SIZE, &m->options.rotate_bytes, "BYTES",
        "of the buffer that the read bandwidth is measured over (2048M)"},
       {0, "json", CLI_FLAG, &o->json, NULL, "one JSON object a line"},
       CLI_SEED_ROW(o->engine),
       CLI_ENGINE_ROWS(o->engine),
+      /* of decode alone, N_DECODE_ROWS */
+      {'n', "steps", CLI_SIZE, &o->n_steps, "N", "decode steps of a repeat (32)"},
+      {'b', "batch", CLI_SIZE, &o->n_seqs, "B", "sequences in a step (1)"},
+      BENCH_FILL_ROW(o->fill),
+      {0, "prefill-threads", CLI_SIZE, &o->n_prefill_threads, "N",
+       "threads of the prefill that fills the caches (as --threads)"},
   };
+  enum { N_ROWS = sizeof rows / sizeof *rows, N_DECODE_ROWS = 4 };
   const cli_command command = {
       .usage =
           decode ? "leank bench decode MODEL [options]" : "leank bench prefill MODEL [options]",
       .about =
-          "Measures prefill or decode on made-up tokens, dense and, with --mask, LeanK beside\n"
-          "it; also how fast this machine reads memory, with as many threads. MODEL may be a bare\n"
-          "config.json: a model of that shape with random weights, made on the device.",
-      .details = "decode fills the caches by dense prefills, from which LeanK's are packed, or "
-                 "with random\n"
-                 "content; rounds of greedy steps alternate. The share is (KV + weight bytes of a "
-                 "step) over\n"
-                 "time and read bandwidth; weights count as stored in the file, an untied input\n"
-                 "embedding left out.",
+          decode
+              ? "Times decode steps on made-up tokens, dense and, with --mask, LeanK beside it.\n"
+                "MODEL may be a bare config.json: a model of that shape with random weights, made\n"
+                "on the device."
+              : "Times prompts of made-up tokens, dense and, with --mask, LeanK beside it. MODEL\n"
+                "may be a bare config.json: a model of that shape with random weights, made on "
+                "the\n"
+                "device.",
+      .details = decode ? "The caches are filled by dense prefills, from which LeanK's are packed, "
+                          "or with random\n"
+                          "content; rounds of greedy steps alternate. The share is (KV + weight "
+                          "bytes of a step) over\n"
+                          "time and read bandwidth; weights count as stored in the file, an untied "
+                          "input\n"
+                          "embedding left out."
+                        : NULL,
       .options = rows,
-      .n_options = sizeof rows / sizeof *rows,
+      .n_options = decode ? N_ROWS : N_ROWS - N_DECODE_ROWS,
       .n_min = 1,
       .n_max = 1,
   };
   int code = cli_parse(&command, argc, argv, words);
   if (code != CLI_GO) return code;
-  if (o->n_steps == 0 || o->n_repeats == 0) return cli_usage_error("-n and -r are at least 1");
-  if (o->n_steps > 1 << 20 || o->n_repeats > 1 << 20) return cli_usage_error("-n or -r too large");
-  if (o->n_prefill_threads && !decode)
-    return cli_usage_error("--prefill-threads is an option of bench decode");
-  if (o->n_seqs == 0 || o->n_seqs > MAX_BATCH) {
+  if (o->n_repeats == 0 || o->n_repeats > 1 << 20)
+    return cli_usage_error("--repeat is 1 to %d", 1 << 20);
+  if (o->n_steps == 0 || o->n_steps > 1 << 20)
+    return cli_usage_error("--steps is 1 to %d", 1 << 20);
+  if (o->n_seqs == 0 || o->n_seqs > MAX_BATCH)
     return cli_usage_error("--batch is 1 to %d", MAX_BATCH);
-  }
-  if (o->fill != BENCH_FILL_AUTO && !decode)
-    return cli_usage_error("--fill is an option of bench decode");
-  if (o->n_seqs > 1 && !decode) return cli_usage_error("--batch is an option of bench decode");
   if (o->no_dense && !o->engine.mask) return cli_usage_error("--no-dense needs --mask");
   return CLI_GO;
 }

@@ -17,13 +17,13 @@ static int parse(int argc, char **argv, info_options *o, const char **model) {
        "tokens of each sequence (what the model was made for)"},
       {'b', "batch", CLI_SIZE, &o->batch, "B", "sequences (1)"},
       CLI_KV_TYPE_ROW(o->engine),
-      {0, "prefill-chunk", CLI_SIZE, &o->engine.prefill_chunk, "N", "rows computed together"},
-      CLI_SPLIT_ROWS(o->engine),
+      CLI_CHUNK_ROW(o->engine),
+      CLI_SPLIT_ROWS(o->engine, "the mask's", "the mask's"),
       CLI_DEVICE_ROW(o->engine),
       {0, "devices", CLI_FLAG, &o->devices, NULL, "which devices --device may name"},
       {0, "cpu", CLI_FLAG, &o->cpu, NULL, "what this machine offers, and the kernels it runs"},
       {0, "level", CLI_CHOICE, &o->engine.cpu, CLI_CPU_LEVELS,
-       "with --cpu: cap on the instruction set"},
+       "with --cpu: cap on the instruction set (best)"},
       {0, "json", CLI_FLAG, &o->json, NULL, "one JSON object instead of text"},
   };
   const cli_command command = {

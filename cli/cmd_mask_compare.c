@@ -12,7 +12,7 @@ typedef struct compare_options {
   data_settings data;
   size_t n_sink, n_recent, n_threads, prefill_chunk;
   int kv_type, cpu;
-  const char *cache_folder, *out, *device;
+  const char *cache_folder, *device;
   leank_device place; /* of `device` */
   int place_index;
   bool json;
@@ -20,17 +20,15 @@ typedef struct compare_options {
 
 static int parse(int argc, char **argv, compare_options *o, const char **paths) {
   const cli_option rows[] = {
-      DATA_ROWS(o->data),
+      DATA_ROWS(o->data, "16"),
       {0, "seed", CLI_SEED, &o->data.seed, "N", "of the data (2000001)"},
-      {0, "n-sink", CLI_SIZE, &o->n_sink, "N", "first tokens kept in full (as each mask says)"},
-      {0, "n-recent", CLI_SIZE, &o->n_recent, "N", "last tokens kept in full (as each mask says)"},
+      CLI_SPLIT_ROWS(*o, "each mask's", "each mask's"),
       {0, "cache", CLI_TEXT, &o->cache_folder, "FOLDER",
-       "keep the K and V of contexts there, for later runs"},
+       "keep the K and V of contexts there, for this and later runs"},
       {0, "kv-type", CLI_CHOICE, &o->kv_type, "bf16|f32", "type of K and V (bf16)"},
-      {0, "prefill-chunk", CLI_SIZE, &o->prefill_chunk, "N", "rows computed together"},
+      CLI_CHUNK_ROW(*o),
       CLI_DEVICE_ROW(*o),
-      {0, "threads", CLI_SIZE, &o->n_threads, "N", "threads (all processors)"},
-      {0, "cpu", CLI_CHOICE, &o->cpu, CLI_CPU_LEVELS, "cap on the instruction set"},
+      CLI_THREADS_ROWS(*o),
       {0, "json", CLI_FLAG, &o->json, NULL, "one JSON object instead of a table"},
   };
   const cli_command command = {

@@ -38,7 +38,7 @@ int cmd_mask_import(int argc, char **argv) {
   const cli_option rows[] = {
       {'o', "out", CLI_TEXT, &out, "FILE", "the mask file to write"},
       {0, "config", CLI_TEXT, &config, "MODEL", "model or config.json the mask was made for"},
-      MASK_META_ROWS(meta),
+      MASK_META_ROWS(meta, "128", "768", "drop"),
   };
   const cli_command command = {
       .usage = "leank mask import FILE.pth -o OUT [--config MODEL_OR_CONFIG]",

@@ -1,4 +1,5 @@
 /* leank mask round: a learned mask's alphas, rounded anew. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -8,7 +9,7 @@
 
 typedef struct round_options {
   const char *out;
-  double ratio;
+  double ratio; /* NAN: as the mask says */
   size_t align;
   int budget;
   bool exact;
@@ -18,12 +19,12 @@ typedef struct round_options {
 static int parse(int argc, char **argv, round_options *o, const char **file) {
   const cli_option rows[] = {
       {'o', "out", CLI_TEXT, &o->out, "FILE", "the mask file to write"},
-      {0, "ratio", CLI_NUMBER, &o->ratio, "R", "share of K channels to remove (as asked before)"},
-      {0, "align", CLI_SIZE, &o->align, "N", "kept counts are multiples of it (as before)"},
+      {0, "ratio", CLI_NUMBER, &o->ratio, "R", "share of K channels to remove (the mask's)"},
+      {0, "align", CLI_SIZE, &o->align, "N", "kept counts are multiples of it (the mask's)"},
       {0, "budget", CLI_CHOICE, &o->budget, "global|per-head",
        "whether heads compete for channels (global)"},
       {0, "exact-budget", CLI_FLAG, &o->exact, NULL, "search the counts closest to the ratio"},
-      MASK_META_ROWS(o->meta),
+      MASK_META_ROWS(o->meta, "the mask's", "the mask's", "the mask's"),
   };
   const cli_command command = {
       .usage = "leank mask round MASK -o OUT [options]",
@@ -37,7 +38,7 @@ static int parse(int argc, char **argv, round_options *o, const char **file) {
   int code = cli_parse(&command, argc, argv, file);
   if (code != CLI_GO) return code;
   if (!o->out) return cli_usage_error("-o is missing");
-  if (o->ratio > 1) return cli_usage_error("--ratio is between 0 and 1");
+  if (o->ratio < 0 || o->ratio > 1) return cli_usage_error("--ratio is between 0 and 1");
   return CLI_GO;
 }
 
@@ -46,7 +47,7 @@ static leank_status round_mask(const leank_mask *mask, const round_options *o, l
   leank_mask_info info = *leank_mask_get_info(mask);
   const float *alpha = leank_mask_get_alpha(mask);
   uint8_t *kept = cli_alloc(info.n_layers * info.n_kv_heads * info.head_dim, 1);
-  if (o->ratio >= 0) info.ratio_asked = o->ratio;
+  if (!isnan(o->ratio)) info.ratio_asked = o->ratio;
   if (o->align) info.align = o->align;
   mask_meta_apply(&o->meta, &info);
   leank_status status =
@@ -58,7 +59,7 @@ static leank_status round_mask(const leank_mask *mask, const round_options *o, l
 }
 
 int cmd_mask_round(int argc, char **argv) {
-  round_options o = {.ratio = -1, .meta = mask_meta_default()};
+  round_options o = {.ratio = NAN, .meta = mask_meta_default()};
   const char *file[CLI_MAX_POSITIONALS];
   leank_mask *mask = NULL, *rounded = NULL;
   leank_error err;

@@ -20,8 +20,8 @@ extern const char eval_baselines_help[];
 
 /* Checks --baseline before a model is opened. Complains and returns CLI_USAGE, else CLI_GO. */
 int eval_variants_check(const cli_texts *masks, const cli_texts *baselines);
-/* Opens the masks and makes the baselines (of `align` and the sink, recent and policy of the first
- * mask, or the defaults; some need a prefill of n_tokens of `text`). Complains and returns
+/* Opens the masks and makes the baselines (of `align`, with the sink and recent tokens of the first
+ * mask or the defaults; some need a prefill of n_tokens of `text`). Complains and returns
  * CLI_FAILURE, CLI_USAGE or CLI_INTERRUPTED, else CLI_GO. eval_variants_close is due in either
  * case. */
 int eval_variants_open(const cli_engine *engine, const cli_texts *masks, const cli_texts *baselines,

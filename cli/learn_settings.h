@@ -46,12 +46,15 @@ int learn_settings_resolve(const learn_settings *given, const leank_model_info *
 /* The options with every default filled in, as a JSON object that --config takes. */
 json_t *learn_settings_json(const leank_learn_options *options, const leank_model_info *model);
 
-#define DATA_ROWS(d)                                                                               \
+/* Rows for a command's table; d is a data_settings, contexts how many there are by default. */
+#define DATA_ROWS(d, contexts)                                                                     \
   {                                                                                                \
       0,          "tasks", CLI_TEXTS,                                                              \
       &(d).tasks, "NAMES", "uuid, words, values, passkeys, file (the first 3)"},                   \
-      {0, "lengths", CLI_LIST, &(d).lengths, "MIN,MAX", "tokens of a prompt (1k,4k)"},             \
-      {0, "contexts", CLI_SIZE, &(d).n_contexts, "N", "contexts (learn: 24, compare: 16)"},        \
+      {0,         "lengths",                                                                       \
+       CLI_LIST,  &(d).lengths,                                                                    \
+       "MIN,MAX", "tokens of a prompt with its answer (1k,4k)"},                                   \
+      {0, "contexts", CLI_SIZE, &(d).n_contexts, "N", "contexts (" contexts ")"},                  \
       {0, "questions", CLI_SIZE, &(d).n_questions, "N", "questions about each (4)"},               \
       {0, "haystack", CLI_TEXTS, &(d).haystacks, "FILE", "text to hide in (built-in prose)"}, {    \
     0, "examples", CLI_TEXT, &(d).examples, "FILE", "JSON lines for task file"                     \

@@ -17,11 +17,11 @@ static const command_entry commands[] = {
     {"run", cmd_run, "generate text, chat, or compare dense with LeanK"},
     {"info", cmd_info, "what a model is, and the memory plan of its cache"},
     {"learn", cmd_learn, "learn which K channels a model needs: a mask"},
-    {"mask", cmd_mask, "show, plot, make, import and export masks"},
+    {"mask", cmd_mask, "make, round, compare, show, plot, import and export masks"},
     {"eval", cmd_eval, "what masks and baselines do to answers: scores, KL, perplexity"},
     {"analyze", cmd_analyze, "which channels masks keep, and why: frequencies, heads, tasks"},
     {"tokenize", cmd_tokenize, "text to tokens and back"},
-    {"bench", cmd_bench, "measure attention, products, decode, prefill, memory"},
+    {"bench", cmd_bench, "measure attention, products, decode, prefill, memory, learning"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
@@ -32,6 +32,7 @@ static int show_help(void) {
     printf("  %-10s %s\n", commands[i].name, commands[i].about);
   }
   printf("  %-10s %s\n", "help", "this text, or that of a command");
+  printf("  %-10s %s\n", "--version", "the version");
   printf("\n`leank COMMAND --help` says more. Exit codes: 0 done, 1 failed, 2 wrong usage,\n"
          "130 interrupted.\n");
   return CLI_OK;

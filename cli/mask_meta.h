@@ -4,7 +4,7 @@
 
 #include <leank/mask.h>
 
-#include "cli_options.h"
+#include "cli_engine.h"
 
 /* How the mask is to be deployed; SIZE_MAX and -1: as it is. */
 typedef struct mask_meta {
@@ -13,10 +13,9 @@ typedef struct mask_meta {
   bool mean_compensation;
 } mask_meta;
 
-#define MASK_META_ROWS(m)                                                                          \
-  {0, "n-sink", CLI_SIZE, &(m).n_sink, "N", "first tokens kept in full (128)"},                    \
-      {0, "n-recent", CLI_SIZE, &(m).n_recent, "N", "last tokens kept in full (768)"},             \
-      {0, "policy", CLI_CHOICE, &(m).policy, "drop|mean", "heads that keep nothing (drop)"}, {     \
+/* Rows for a command's table; m is a mask_meta, the others name the command's defaults. */
+#define MASK_META_ROWS(m, sink, recent, fallback)                                                  \
+  CLI_SPLIT_ROWS(m, sink, recent), CLI_POLICY_ROW(m, fallback), {                                  \
     0, "mean-comp", CLI_FLAG, &(m).mean_compensation, NULL,                                        \
         "the mean stands in for pruned channels"                                                   \
   }

@@ -18,13 +18,16 @@ expect_file help.txt
 leank --version
 expect_code 0
 expect_out '^leank [0-9]+\.[0-9]+\.[0-9]+$'
-for command in run info learn eval mask tokenize bench "mask show" "mask plot" "mask score" "mask compare" \
-  "mask import" "mask export" "bench attention" "bench matvec" "bench decode" "bench prefill" "bench memory"; do
+for command in run info learn eval analyze mask tokenize bench "mask show" "mask plot" "mask score" "mask round" \
+  "mask compare" "mask import" "mask export" "bench attention" "bench matvec" "bench decode" "bench prefill" \
+  "bench memory" "bench learn"; do
   # shellcheck disable=SC2086
   leank $command --help
   expect_code 0
   expect_no_err
   expect_out "^usage: leank $command"
+  [ "$(wc -L <"$work/out")" -le 100 ]
+  check $? "no line is longer than 100 columns"
 done
 leank help run
 expect_code 0
@@ -109,13 +112,17 @@ leank mask score "$model" -o "$work/m"
 expect_failure 2 '--method is missing'
 leank mask score "$model" -o "$work/m" --method magic
 expect_failure 2 'one of random'
-leank mask score "$model" -o "$work/m" --method random --ratio 1.5
-expect_failure 2 'between 0 and 1'
+for ratio in 1.5 -0.5; do
+  leank mask score "$model" -o "$work/m" --method random --ratio "$ratio"
+  expect_failure 2 'between 0 and 1'
+  leank mask round "$work/m" -o "$work/rounded" --ratio "$ratio"
+  expect_failure 2 'between 0 and 1'
+done
 
 # ---- a level of another architecture: 1 ----
 foreign=neon
 [ "$(uname -m)" != aarch64 ] || foreign=avx2
-for command in "run -p x" "bench decode" "bench memory" "learn -o $work/m"; do
+for command in "run -p x" "bench decode" "bench memory" "learn -o $work/m" "mask score -o $work/m --method energy"; do
   # shellcheck disable=SC2086
   leank $command "$model" --cpu "$foreign"
   expect_failure 1 "CPU level $foreign"
