@@ -114,7 +114,7 @@ void analysis_of_heads(analysis *a) {
 
 void analysis_correlate(analysis *a) {
   const leank_model_info *info = a->engine->info;
-  const size_t n_channels = info->n_layers * info->n_kv_heads * info->head_dim;
+  const size_t n_channels = cli_n_channels(info);
   a->correlation = cli_alloc(a->n * a->n, sizeof *a->correlation);
   for (size_t i = 0; i < a->n; i++)
     for (size_t j = 0; j <= i; j++)

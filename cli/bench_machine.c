@@ -15,11 +15,6 @@ static void on_progress(void *user, uint64_t done, uint64_t total) {
   cli_progress_update(&m->progress, done, total);
 }
 
-static bool should_stop(void *user) {
-  (void)user;
-  return cli_interrupted();
-}
-
 void bench_measure_begin(bench_machine *m, const char *label) {
   cli_progress_begin(&m->progress, label);
   cli_interrupt_arm(NULL);
@@ -67,7 +62,7 @@ int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
   o->n_threads = engine->n_threads;
   o->cpu = cli_cpu_level(engine->cpu);
   o->on_progress = on_progress;
-  o->should_stop = should_stop;
+  o->should_stop = cli_should_stop;
   o->user = m;
   leank_device device;
   int index, code = cli_device(engine, &device, &index);

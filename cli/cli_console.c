@@ -131,6 +131,11 @@ void cli_interrupt_disarm(void) {
 
 bool cli_interrupted(void) { return interrupt_seen != 0; }
 
+bool cli_should_stop(void *user) {
+  (void)user;
+  return cli_interrupted();
+}
+
 /* ---- memory, input, time ---- */
 
 void *cli_alloc(size_t n, size_t size) {
@@ -139,13 +144,27 @@ void *cli_alloc(size_t n, size_t size) {
   return p;
 }
 
+void *cli_realloc(void *p, size_t n, size_t size) {
+  void *q = reallocarray(p, n ? n : 1, size ? size : 1);
+  if (!q) exit(cli_complain("out of memory"));
+  return q;
+}
+
+char *cli_strdup(const char *text) {
+  const size_t size = strlen(text) + 1;
+  return memcpy(cli_alloc(size, 1), text, size);
+}
+
+const char *cli_base_name(const char *path) {
+  const char *slash = strrchr(path, '/');
+  return slash ? slash + 1 : path;
+}
+
 void cli_buffer_append(cli_buffer *buffer, const char *bytes, size_t n) {
   if (n >= SIZE_MAX / 4 || buffer->n >= SIZE_MAX / 4) exit(cli_complain("out of memory"));
   if (buffer->n + n + 1 > buffer->capacity) {
     size_t capacity = 2 * (buffer->n + n) + 64;
-    char *data = realloc(buffer->data, capacity);
-    if (!data) exit(cli_complain("out of memory"));
-    buffer->data = data;
+    buffer->data = cli_realloc(buffer->data, capacity, 1);
     buffer->capacity = capacity;
   }
   if (n) memcpy(buffer->data + buffer->n, bytes, n);

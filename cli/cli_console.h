@@ -40,9 +40,16 @@ void cli_interrupt_arm(leank_session *session);
 void cli_interrupt_arm_learner(leank_learner *learner);
 void cli_interrupt_disarm(void);
 bool cli_interrupted(void);
+/* The same as a should_stop of the library's options; user is not looked at. */
+bool cli_should_stop(void *user);
 
-/* Memory; a failure ends the program. Zeroed; free() releases. */
+/* Memory; a failure ends the program. free() releases; cli_alloc's is zeroed. */
 void *cli_alloc(size_t n, size_t size);
+void *cli_realloc(void *p, size_t n, size_t size);
+char *cli_strdup(const char *text);
+
+/* What is behind the last slash of a path. */
+const char *cli_base_name(const char *path);
 
 typedef struct cli_buffer {
   char *data;

@@ -132,19 +132,28 @@ void cli_engine_close(cli_engine *engine) {
   leank_model_close(&engine->model);
 }
 
+const char *cli_engine_title(const cli_engine *engine, const char *path) {
+  return engine->info->name[0] ? engine->info->name : cli_base_name(path);
+}
+
+void cli_engine_session_options(const cli_engine *engine, leank_session_options *out) {
+  const cli_engine_options *own = &engine->options;
+  out->kv_type = (leank_kv_type)own->kv_type;
+  out->n_threads = own->n_threads;
+  out->cpu = cli_cpu_level(own->cpu);
+  out->prefill_chunk = own->prefill_chunk;
+  out->device = engine->device;
+  out->device_index = engine->device_index;
+}
+
 leank_status cli_engine_try_session(const cli_engine *engine, bool masked, size_t n_ctx,
                                     leank_session **out, leank_error *err) {
   const cli_engine_options *own = &engine->options;
   leank_session_options options;
   leank_session_options_default(&options);
+  cli_engine_session_options(engine, &options);
   options.n_ctx = n_ctx;
   options.n_seqs = own->n_seqs;
-  options.kv_type = (leank_kv_type)own->kv_type;
-  options.n_threads = own->n_threads;
-  options.cpu = cli_cpu_level(own->cpu);
-  options.prefill_chunk = own->prefill_chunk;
-  options.device = engine->device;
-  options.device_index = engine->device_index;
   if (masked) {
     options.mask = engine->mask;
     options.n_sink = own->n_sink;
@@ -162,9 +171,7 @@ int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, lean
 }
 
 int cli_engine_keep_weights(const cli_engine *engine, leank_session **out) {
-  leank_device device;
-  int index, code = cli_device(&engine->options, &device, &index);
-  if (code != CLI_GO || device == LEANK_DEVICE_CPU) return code;
+  if (engine->device == LEANK_DEVICE_CPU) return CLI_GO;
   return cli_engine_session(engine, false, LEANK_PAGE_TOKENS, out);
 }
 

@@ -94,6 +94,16 @@ int cli_open_model(const char *path, int weights, bool quiet, leank_model **out)
 int cli_engine_open(const char *model_path, const cli_engine_options *options, cli_engine *out);
 void cli_engine_close(cli_engine *engine);
 
+/* What a model is called: by itself, else its path's last part. */
+const char *cli_engine_title(const cli_engine *engine, const char *path);
+/* L * Hk * D: channels of K that a mask decides about. */
+static inline size_t cli_n_channels(const leank_model_info *info) {
+  return info->n_layers * info->n_kv_heads * info->head_dim;
+}
+
+/* Writes what the options and the device say over session options: type of the cache, threads,
+ * instruction set, chunk, device. */
+void cli_engine_session_options(const cli_engine *engine, leank_session_options *out);
 /* A session of one sequence with room for n_ctx tokens; masked as said (masked needs a mask).
  * Complains and returns CLI_FAILURE, else CLI_GO. */
 int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, leank_session **out);

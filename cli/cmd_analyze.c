@@ -11,6 +11,7 @@
 #include "cli_console.h"
 #include "cli_report.h"
 #include "eval_variants.h"
+#include "mask_scores.h"
 
 typedef struct analyze_options {
   cli_texts masks, tasks, haystacks;
@@ -76,22 +77,6 @@ typedef struct measuring {
   size_t at, n; /* prompts */
 } measuring;
 
-static size_t n_channels(const leank_model_info *info) {
-  return info->n_layers * info->n_kv_heads * info->head_dim;
-}
-
-static leank_head_stats stats_open(size_t n) {
-  return (leank_head_stats){.k_abs = cli_alloc(n, sizeof(double)),
-                            .k_sq = cli_alloc(n, sizeof(double)),
-                            .q_sq = cli_alloc(n, sizeof(double))};
-}
-
-static void stats_close(leank_head_stats *s) {
-  free(s->k_abs);
-  free(s->k_sq);
-  free(s->q_sq);
-}
-
 static void on_progress(void *user, uint64_t done, uint64_t total) {
   measuring *m = user;
   const uint64_t part = total ? 1000 * done / total : 0;
@@ -126,17 +111,15 @@ static int measure_prompt(measuring *m, size_t i, leank_head_stats *stats) {
 }
 
 static void add_importance(analysis *a, const char *name, float *scores) {
-  importance *list = realloc(a->list, (a->n + 1) * sizeof *list);
-  if (!list) exit(cli_complain("out of memory"));
-  a->list = list;
-  a->list[a->n].name = strdup(name);
-  a->list[a->n++].scores = scores;
+  a->list = cli_realloc(a->list, a->n + 1, sizeof *a->list);
+  a->list[a->n++] = (importance){cli_strdup(name), scores};
 }
 
-static float *energy_of(const leank_head_stats *s, size_t n) {
-  float *scores = cli_alloc(n, sizeof *scores);
-  const double rows = (double)s->n_rows;
-  for (size_t i = 0; i < n; i++) scores[i] = (float)(s->q_sq[i] / rows * (s->k_sq[i] / rows));
+/* Scores of all channels by these statistics; freed by the caller. */
+static float *scores_of(const measuring *m, mask_score_method method,
+                        const leank_head_stats *stats) {
+  float *scores = cli_alloc(cli_n_channels(m->engine->info), sizeof *scores);
+  mask_scores_fill(m->engine->info, method, stats, 0, scores);
   return scores;
 }
 
@@ -151,9 +134,9 @@ static void add_stats(leank_head_stats *to, const leank_head_stats *from, size_t
 
 /* All prompts of one task and length: those of prompt `first` (its sample is 0). */
 static int measure_task(measuring *m, size_t first) {
-  const size_t n = n_channels(m->engine->info);
+  const size_t n = cli_n_channels(m->engine->info);
   leank_eval_prompt want, p;
-  leank_head_stats stats = stats_open(n);
+  leank_head_stats stats = mask_scores_open(m->engine->info);
   char name[96];
   int code = CLI_GO;
   leank_eval_set_describe(m->set, first, &want);
@@ -166,9 +149,9 @@ static int measure_task(measuring *m, size_t first) {
   if (code == CLI_GO) {
     add_stats(&m->all, &stats, n);
     snprintf(name, sizeof name, "%s at %zu", want.task, want.length);
-    add_importance(m->a, name, energy_of(&stats, n));
+    add_importance(m->a, name, scores_of(m, MASK_SCORE_ENERGY, &stats));
   }
-  stats_close(&stats);
+  mask_scores_free(&stats);
   return code;
 }
 
@@ -185,18 +168,13 @@ static int measure_all(measuring *m) {
   cli_progress_end(&m->progress);
   if (code != CLI_GO) return code;
   m->a->head_energy = cli_alloc(info->n_layers * info->n_kv_heads, sizeof(double));
-  for (size_t i = 0; i < n_channels(info); i++)
+  for (size_t i = 0; i < cli_n_channels(info); i++)
     m->a->head_energy[i / info->head_dim] += m->all.q_sq[i] * m->all.k_sq[i];
   analysis_of_heads(m->a);
   return CLI_GO;
 }
 
 /* ---- removing by rank ---- */
-
-static bool should_stop(void *user) {
-  (void)user;
-  return cli_interrupted();
-}
 
 enum { MAX_REMOVALS = 3 * ANALYSIS_MAX_RATIOS };
 
@@ -205,12 +183,12 @@ static int make_removals(measuring *m, leank_mask **masks, leank_eval_variant *v
   static const double ratios[] = {0.3, 0.5, 0.6, 0.7, 0.8, 0.9};
   analysis *a = m->a;
   const leank_mask *first = a->masks[0].mask;
-  const size_t n = n_channels(m->engine->info), align = leank_mask_get_info(first)->align;
-  float *by_energy = energy_of(&m->all, n), *by_norm = cli_alloc(n, sizeof *by_norm);
+  const size_t align = leank_mask_get_info(first)->align;
+  float *by_energy = scores_of(m, MASK_SCORE_ENERGY, &m->all);
+  float *by_norm = scores_of(m, MASK_SCORE_MAGNITUDE, &m->all);
   const float *scores[3] = {leank_mask_get_alpha(first), by_norm, by_energy};
   static const char *const names[3] = {"alpha", "magnitude", "energy"};
   int code = CLI_GO;
-  for (size_t i = 0; i < n; i++) by_norm[i] = (float)(m->all.k_abs[i] / (double)m->all.n_rows);
   a->n_ratios = sizeof ratios / sizeof *ratios;
   memcpy(a->ratios, ratios, sizeof ratios);
   for (size_t c = 0; code == CLI_GO && c < 3; c++) {
@@ -235,14 +213,9 @@ static int answer_one(measuring *m, size_t i, const leank_eval_variant *variants
   leank_eval_prompt *prompt = NULL;
   leank_error err;
   leank_eval_run_options_default(&options);
-  options.session.n_threads = m->options->engine.n_threads;
-  options.session.cpu = cli_cpu_level(m->options->engine.cpu);
-  options.session.prefill_chunk = m->options->engine.prefill_chunk;
-  int code =
-      cli_device(&m->options->engine, &options.session.device, &options.session.device_index);
-  if (code != CLI_GO) return code;
+  cli_engine_session_options(m->engine, &options.session);
   options.on_progress = on_progress;
-  options.should_stop = should_stop;
+  options.should_stop = cli_should_stop;
   options.user = m;
   leank_status status = leank_eval_prompt_make(m->set, i, &prompt, &err);
   if (status == LEANK_OK)
@@ -302,7 +275,7 @@ static int open_set(const analyze_options *o, const cli_engine *engine, leank_ev
 }
 
 static void read_masks(const eval_variants *variants, const leank_model_info *info, analysis *a) {
-  const size_t n = n_channels(info);
+  const size_t n = cli_n_channels(info);
   a->masks = cli_alloc(variants->n, sizeof *a->masks);
   a->n_masks = variants->n;
   for (size_t i = 0; i < variants->n; i++) {
@@ -326,7 +299,7 @@ static int analyze(const analyze_options *o, const cli_engine *engine, const cha
   measuring m = {.options = o, .engine = engine, .variants = &variants, .a = &a};
   cli_buffer text = {0};
   leank_session *kept = NULL;
-  m.all = stats_open(n_channels(engine->info));
+  m.all = mask_scores_open(engine->info);
   int code = eval_variants_open(engine, &o->masks, &none, 1, 0, NULL, 0, &variants);
   if (code == CLI_GO) read_masks(&variants, engine->info, &a);
   if (code == CLI_GO && !o->masks_only) {
@@ -348,7 +321,7 @@ static int analyze(const analyze_options *o, const cli_engine *engine, const cha
   if (code == CLI_INTERRUPTED) cli_complain("interrupted");
   cli_buffer_free(&text);
   leank_session_close(&kept);
-  stats_close(&m.all);
+  mask_scores_free(&m.all);
   leank_eval_set_close(&m.set);
   analysis_free(&a);
   eval_variants_close(&variants);
@@ -364,13 +337,7 @@ int cmd_analyze(int argc, char **argv) {
   int code = parse(argc, argv, &o, path);
   if (code == CLI_GO) code = eval_variants_check(&o.masks, &none);
   if (code == CLI_GO) code = cli_engine_open(path[0], &o.engine, &engine);
-  if (code == CLI_GO) {
-    const char *slash = strrchr(path[0], '/');
-    code = analyze(&o, &engine,
-                   engine.info->name[0] ? engine.info->name
-                   : slash              ? slash + 1
-                                        : path[0]);
-  }
+  if (code == CLI_GO) code = analyze(&o, &engine, cli_engine_title(&engine, path[0]));
   cli_engine_close(&engine);
   return code == CLI_GO ? CLI_OK : code;
 }

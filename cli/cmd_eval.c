@@ -150,16 +150,14 @@ static json_t *hashes(const cli_texts *paths) {
 
 /* All that a record depends on, but for the number of samples: more may be asked for later. NULL
  * after a complaint. */
-static json_t *settings_json(const eval_options *o, const leank_model_info *model,
+static json_t *settings_json(const eval_options *o, const cli_engine *engine,
                              const eval_variants *variants) {
+  const leank_model_info *model = engine->info;
   cli_texts files = o->data;
   if (o->squad) cli_texts_add(&files, o->squad, strlen(o->squad));
   if (o->hotpot) cli_texts_add(&files, o->hotpot, strlen(o->hotpot));
   json_t *j = json_object(), *lengths = json_array(), *tasks = json_array();
   json_t *haystacks = hashes(&o->haystacks), *data = haystacks ? hashes(&files) : NULL;
-  leank_device device = LEANK_DEVICE_CPU;
-  int index;
-  cli_device(&o->engine, &device, &index);
   for (size_t i = 0; i < o->lengths.n; i++)
     json_array_append_new(lengths, cli_json_size(o->lengths.values[i]));
   for (size_t i = 0; i < o->tasks.n; i++)
@@ -172,7 +170,8 @@ static json_t *settings_json(const eval_options *o, const leank_model_info *mode
   json_object_set_new(j, "seed", json_integer((json_int_t)o->seed));
   json_object_set_new(j, "rows", cli_json_size(o->n_rows));
   json_object_set_new(j, "kv-type", json_string(cli_kv_type_name(o->engine.kv_type)));
-  json_object_set_new(j, "device", json_string(device == LEANK_DEVICE_CUDA ? "cuda" : "cpu"));
+  json_object_set_new(j, "device",
+                      json_string(engine->device == LEANK_DEVICE_CUDA ? "cuda" : "cpu"));
   json_object_set_new(j, "caches", eval_variants_json(variants));
   if (!data) {
     json_decref(haystacks);
@@ -214,11 +213,6 @@ typedef struct asking {
   leank_eval_prompt now;
 } asking;
 
-static bool should_stop(void *user) {
-  (void)user;
-  return cli_interrupted();
-}
-
 static void put_time(char *out, size_t room, double seconds) {
   const double minutes = seconds / 60;
   if (seconds < 90)
@@ -254,14 +248,9 @@ static int ask(asking *a, size_t i) {
   int code = CLI_GO;
   const double began = cli_seconds();
   leank_eval_run_options_default(&options);
-  options.session.kv_type = (leank_kv_type)a->options->engine.kv_type;
-  options.session.n_threads = a->options->engine.n_threads;
-  options.session.cpu = cli_cpu_level(a->options->engine.cpu);
-  options.session.prefill_chunk = a->options->engine.prefill_chunk;
-  code = cli_device(&a->options->engine, &options.session.device, &options.session.device_index);
-  if (code != CLI_GO) return code;
+  cli_engine_session_options(a->engine, &options.session);
   options.on_progress = on_progress;
-  options.should_stop = should_stop;
+  options.should_stop = cli_should_stop;
   options.user = a;
   leank_status status = leank_eval_prompt_make(a->set, i, &prompt, &err);
   if (status == LEANK_OK)
@@ -384,11 +373,6 @@ static int open_set(const eval_options *o, const cli_engine *engine, leank_eval_
                                                                              : cli_fail(&err);
 }
 
-static const char *title_of(const cli_engine *engine, const char *path) {
-  const char *slash = strrchr(path, '/');
-  return engine->info->name[0] ? engine->info->name : slash ? slash + 1 : path;
-}
-
 static int evaluate(const eval_options *o, const cli_engine *engine, const leank_eval_set *set,
                     const char *path) {
   eval_variants variants = {0};
@@ -404,16 +388,16 @@ static int evaluate(const eval_options *o, const cli_engine *engine, const leank
   a.names[0] = "dense";
   for (size_t i = 0; i < variants.n; i++) a.names[1 + i] = variants.names[i];
   if (code == CLI_GO) {
-    settings = settings_json(o, engine->info, &variants);
+    settings = settings_json(o, engine, &variants);
     code = settings ? eval_records_open(o->out, settings, 1 + variants.n, &records) : CLI_FAILURE;
   }
   if (code == CLI_GO) code = ask_all(&a);
   if (code == CLI_INTERRUPTED) {
     cli_complain("interrupted after %zu of %zu prompts%s", a.n_done, a.n_all,
                  o->out ? "; the same command goes on" : "");
-    if (records.n > 0 && show(o, &a, title_of(engine, path)) != CLI_GO) code = CLI_FAILURE;
+    if (records.n > 0 && show(o, &a, cli_engine_title(engine, path)) != CLI_GO) code = CLI_FAILURE;
   } else if (code == CLI_GO) {
-    code = show(o, &a, title_of(engine, path));
+    code = show(o, &a, cli_engine_title(engine, path));
   }
   leank_session_close(&kept);
   json_decref(settings);

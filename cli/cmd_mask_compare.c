@@ -52,15 +52,10 @@ static int parse(int argc, char **argv, compare_options *o, const char **paths) 
   return code == CLI_GO ? cli_device_named(o->device, &o->place, &o->place_index) : code;
 }
 
-static const char *base_name(const char *path) {
-  const char *slash = strrchr(path, '/');
-  return slash ? slash + 1 : path;
-}
-
 static void print_table(const char *const *paths, size_t n, const leank_mask_report *r) {
   size_t width = 4;
   for (size_t i = 0; i < n; i++) {
-    size_t length = strlen(base_name(paths[i]));
+    size_t length = strlen(cli_base_name(paths[i]));
     if (length > width) width = length;
   }
   printf("%zu prompts, %zu answer rows; dense accuracy %.1f +- %.1f %%\n\n", r[0].n_prompts,
@@ -70,7 +65,7 @@ static void print_table(const char *const *paths, size_t n, const leank_mask_rep
   for (size_t i = 0; i < n; i++) {
     printf("%-*s  %5.1f%%  %5.1f%%  %8.5f +-%8.5f  %8.4f  %8.5f +-%8.5f  %5.1f%%  %5.1f +-%4.1f%%  "
            "%+5.1f +-%4.1f%%\n",
-           (int)width, base_name(paths[i]), 100 * r[i].k_kept, 100 * r[i].v_kept, r[i].kl_mean,
+           (int)width, cli_base_name(paths[i]), 100 * r[i].k_kept, 100 * r[i].v_kept, r[i].kl_mean,
            r[i].kl_se, r[i].kl_p99, r[i].hidden_error, r[i].hidden_se, 100 * r[i].top1,
            100 * r[i].accuracy, 100 * r[i].accuracy_se, 100 * r[i].accuracy_change,
            100 * r[i].accuracy_change_se);
@@ -106,11 +101,6 @@ static void print_json(const char *const *paths, size_t n, const leank_mask_repo
   cli_json_print(j, false);
 }
 
-static bool should_stop(void *user) {
-  (void)user;
-  return cli_interrupted();
-}
-
 static int compare(const compare_options *o, const leank_model *model, const leank_dataset *dataset,
                    const leank_mask *const *masks, const char *const *paths, size_t n) {
   leank_compare_options options;
@@ -128,7 +118,7 @@ static int compare(const compare_options *o, const leank_model *model, const lea
   options.prefill_chunk = o->prefill_chunk;
   options.cache_folder = o->cache_folder;
   options.on_progress = cli_progress_update;
-  options.should_stop = should_stop;
+  options.should_stop = cli_should_stop;
   options.user = &progress;
   cli_progress_begin(&progress, "comparing");
   cli_interrupt_arm(NULL);

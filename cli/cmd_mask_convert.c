@@ -19,10 +19,9 @@ static int import_info(const leank_mask *mask, const char *file, const char *con
                        const mask_meta *meta, leank_mask_info *info) {
   leank_model_info model;
   leank_error err;
-  const char *base = strrchr(file, '/');
   *info = *leank_mask_get_info(mask);
   if (!info->method[0]) snprintf(info->method, sizeof info->method, "import");
-  if (!info->data[0]) snprintf(info->data, sizeof info->data, "%s", base ? base + 1 : file);
+  if (!info->data[0]) snprintf(info->data, sizeof info->data, "%s", cli_base_name(file));
   if (config) {
     if (leank_model_read_info(config, &model, &err) != LEANK_OK) return cli_fail(&err);
     mask_meta_from_model(info, &model);

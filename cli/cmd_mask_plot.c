@@ -42,8 +42,7 @@ int cmd_mask_plot(int argc, char **argv) {
   if (code != CLI_GO) return code;
   if (!out) return cli_usage_error("-o is missing");
   if (leank_mask_open(file[0], &mask, &err) != LEANK_OK) return cli_fail(&err);
-  const char *slash = strrchr(file[0], '/');
-  if (!title) title = slash ? slash + 1 : file[0];
+  if (!title) title = cli_base_name(file[0]);
   if (log_path) code = learn_log_read(log_path, &log);
   if (code == CLI_GO) code = draw(mask, log_path ? &log : NULL, title, out);
   learn_log_free(&log);

@@ -71,15 +71,10 @@ static int score(const score_options *o, const char *path, float *scores, size_t
   return code;
 }
 
-static size_t n_channels(const leank_model_info *info) {
-  return info->n_layers * info->n_kv_heads * info->head_dim;
-}
-
 /* ---- the mask ---- */
 
 static void describe(const score_options *o, const leank_model_info *model, size_t n_used,
                      leank_mask_info *info) {
-  const char *base = o->text ? strrchr(o->text, '/') : NULL;
   leank_mask_info_default(info);
   info->n_layers = model->n_layers;
   info->n_kv_heads = model->n_kv_heads;
@@ -92,7 +87,7 @@ static void describe(const score_options *o, const leank_model_info *model, size
   info->seed = o->seed;
   snprintf(info->method, sizeof info->method, "%s", mask_score_names[o->method]);
   if (n_used) {
-    const char *name = base ? base + 1 : o->text ? o->text : leank_sample_text_name();
+    const char *name = o->text ? cli_base_name(o->text) : leank_sample_text_name();
     snprintf(info->data, sizeof info->data, "%zu tokens of %.200s", n_used, name);
   }
 }
@@ -102,7 +97,7 @@ static int save(const score_options *o, const leank_model_info *model, const flo
   leank_mask_info info;
   leank_mask *mask = NULL;
   leank_error err;
-  uint8_t *kept = cli_alloc(n_channels(model), 1);
+  uint8_t *kept = cli_alloc(cli_n_channels(model), 1);
   describe(o, model, n_used, &info);
   leank_status status =
       leank_mask_round(scores, model->n_layers, model->n_kv_heads, model->head_dim, o->ratio,
@@ -130,7 +125,7 @@ int cmd_mask_score(int argc, char **argv) {
   int code = parse(argc, argv, &o, path);
   if (code != CLI_GO) return code;
   if (leank_model_read_info(path[0], &model, &err) != LEANK_OK) return cli_fail(&err);
-  float *scores = cli_alloc(n_channels(&model), sizeof *scores);
+  float *scores = cli_alloc(cli_n_channels(&model), sizeof *scores);
   if (mask_score_needs_text((mask_score_method)o.method))
     code = score(&o, path[0], scores, &n_used);
   else

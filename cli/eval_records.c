@@ -80,7 +80,7 @@ static const char *take_record(const json_t *object, size_t n_answers, eval_reco
   const char *why = take_metric(object, &out->metric);
   if (why) return why;
   if (json_array_size(answers) != n_answers) return "'answers' are not as many as the settings say";
-  out->task = strdup(task);
+  out->task = cli_strdup(task);
   out->answers = cli_alloc(n_answers, sizeof *out->answers);
   for (size_t i = 0; !why && i < n_answers; i++)
     why = take_answer(json_array_get(answers, i), i == 0, &out->answers[i]);
@@ -90,9 +90,7 @@ static const char *take_record(const json_t *object, size_t n_answers, eval_reco
 static const char *append(eval_records *records, const json_t *object) {
   if (records->n == records->capacity) {
     records->capacity = 2 * records->capacity + 16;
-    eval_record *more = realloc(records->list, records->capacity * sizeof *more);
-    if (!more) exit(cli_complain("out of memory"));
-    records->list = more;
+    records->list = cli_realloc(records->list, records->capacity, sizeof *records->list);
   }
   eval_record record = {0};
   const char *why = take_record(object, records->n_answers, &record);

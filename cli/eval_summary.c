@@ -121,9 +121,7 @@ static void add_row(const eval_records *records, const leank_eval_prompt *p, siz
                     eval_block *block) {
   for (size_t i = 0; i < block->n_rows; i++)
     if (strcmp(block->rows[i].task, p->task) == 0) return;
-  eval_row *rows = realloc(block->rows, (block->n_rows + 1) * sizeof *rows);
-  if (!rows) exit(cli_complain("out of memory"));
-  block->rows = rows;
+  block->rows = cli_realloc(block->rows, block->n_rows + 1, sizeof *block->rows);
   eval_row row = {.task = p->task, .metric = p->metric};
   row.cells = cli_alloc(records->n_answers, sizeof *row.cells);
   for (size_t i = 0; i < records->n_answers; i++)
@@ -141,9 +139,7 @@ static eval_block *block_of(eval_summary *s, size_t length) {
   size_t at = 0;
   while (at < s->n_blocks && s->blocks[at].length < length) at++;
   if (at < s->n_blocks && s->blocks[at].length == length) return &s->blocks[at];
-  eval_block *blocks = realloc(s->blocks, (s->n_blocks + 1) * sizeof *blocks);
-  if (!blocks) exit(cli_complain("out of memory"));
-  s->blocks = blocks;
+  eval_block *blocks = s->blocks = cli_realloc(s->blocks, s->n_blocks + 1, sizeof *blocks);
   memmove(blocks + at + 1, blocks + at, (s->n_blocks++ - at) * sizeof *blocks);
   blocks[at] = (eval_block){.length = length};
   return &blocks[at];

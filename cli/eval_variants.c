@@ -63,8 +63,7 @@ int eval_variants_check(const cli_texts *masks, const cli_texts *baselines) {
 
 /* The file's name without folder and ending; then "name#2" where there is one already. */
 static char *name_of_file(const eval_variants *v, const char *path) {
-  const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
-  const char *dot = strrchr(base, '.');
+  const char *base = cli_base_name(path), *dot = strrchr(base, '.');
   const size_t n = dot && dot > base ? (size_t)(dot - base) : strlen(base), room = n + 16;
   char *name = cli_alloc(room, 1);
   snprintf(name, room, "%.*s", (int)n, base);
@@ -92,7 +91,7 @@ int eval_variants_round(const cli_engine *engine, const float *scores, const lea
   const leank_model_info *m = engine->info;
   leank_mask_info info;
   leank_error err;
-  uint8_t *kept = cli_alloc(m->n_layers * m->n_kv_heads * m->head_dim, 1);
+  uint8_t *kept = cli_alloc(cli_n_channels(m), 1);
   leank_mask_info_default(&info);
   info.n_layers = m->n_layers;
   info.n_kv_heads = m->n_kv_heads;
@@ -133,7 +132,7 @@ static int make_baseline(source *s, const baseline *b, leank_mask **out) {
     int code = mask_scores_measure(s->engine, s->text, s->n_tokens, &s->stats, &n_used);
     if (code != CLI_GO) return code;
   }
-  float *scores = cli_alloc(m->n_layers * m->n_kv_heads * m->head_dim, sizeof *scores);
+  float *scores = cli_alloc(cli_n_channels(m), sizeof *scores);
   mask_scores_fill(m, b->method, &s->stats, s->seed, scores);
   /* Where all heads keep alike, a coarse count would miss the ratio by far. */
   const size_t align = b->method == MASK_SCORE_FREQUENCY ? 1 : s->align;
@@ -160,7 +159,7 @@ int eval_variants_open(const cli_engine *engine, const cli_texts *masks, const c
     if (!parse_baseline(baselines->values[i], &b)) continue; /* checked before */
     if (b.kind != BASELINE_THINK) code = make_baseline(&s, &b, &out->masks[out->n]);
     if (code != CLI_GO) break;
-    out->names[out->n] = strdup(baselines->values[i]);
+    out->names[out->n] = cli_strdup(baselines->values[i]);
     out->list[out->n] = (leank_eval_variant){.mask = out->masks[out->n],
                                              .think_ratio = b.ratio,
                                              .think_n_sink = info.n_sink,

@@ -11,13 +11,9 @@ bool mask_score_needs_text(mask_score_method method) {
   return method == MASK_SCORE_MAGNITUDE || method == MASK_SCORE_ENERGY;
 }
 
-static size_t n_channels(const leank_model_info *info) {
-  return info->n_layers * info->n_kv_heads * info->head_dim;
-}
-
 /* splitmix64 (Steele, Lea, Flood 2014): the same mask for a seed on every machine. */
 static void score_random(const leank_model_info *info, uint64_t seed, float *scores) {
-  for (size_t i = 0; i < n_channels(info); i++) {
+  for (size_t i = 0; i < cli_n_channels(info); i++) {
     uint64_t z = (seed += 0x9e3779b97f4a7c15u);
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
@@ -29,7 +25,7 @@ static void score_random(const leank_model_info *info, uint64_t seed, float *sco
 /* Minus the frequency base^(-2i/D) of the pair i = c mod D/2. */
 static void score_frequency(const leank_model_info *info, float *scores) {
   size_t half = info->head_dim / 2;
-  for (size_t i = 0; i < n_channels(info); i++) {
+  for (size_t i = 0; i < cli_n_channels(info); i++) {
     double pair = (double)(i % info->head_dim % half);
     scores[i] = (float)-pow(info->rope_theta, -2 * pair / (double)info->head_dim);
   }
@@ -39,7 +35,7 @@ static void score_statistics(const leank_model_info *info, const leank_head_stat
                              mask_score_method method, float *scores) {
   double rows = (double)stats->n_rows;
   double group = (double)(info->n_heads / info->n_kv_heads);
-  for (size_t i = 0; i < n_channels(info); i++) {
+  for (size_t i = 0; i < cli_n_channels(info); i++) {
     double score = method == MASK_SCORE_MAGNITUDE
                        ? stats->k_abs[i] / rows
                        : stats->q_sq[i] / (rows * group) * (stats->k_sq[i] / rows);
@@ -114,15 +110,19 @@ static int measure(const cli_engine *engine, const leank_token *tokens, size_t n
   return status == LEANK_OK ? CLI_GO : cli_fail(&err);
 }
 
+leank_head_stats mask_scores_open(const leank_model_info *model) {
+  const size_t n = cli_n_channels(model);
+  return (leank_head_stats){.k_abs = cli_alloc(n, sizeof(double)),
+                            .k_sq = cli_alloc(n, sizeof(double)),
+                            .q_sq = cli_alloc(n, sizeof(double))};
+}
+
 int mask_scores_measure(const cli_engine *engine, const char *path, size_t n_tokens,
                         leank_head_stats *stats, size_t *n_used) {
   leank_token *tokens = NULL;
-  const size_t n = n_channels(engine->info);
   int code = read_tokens(engine, path, n_tokens, &tokens, n_used);
   if (code == CLI_GO) {
-    stats->k_abs = cli_alloc(n, sizeof *stats->k_abs);
-    stats->k_sq = cli_alloc(n, sizeof *stats->k_sq);
-    stats->q_sq = cli_alloc(n, sizeof *stats->q_sq);
+    *stats = mask_scores_open(engine->info);
     code = measure(engine, tokens, *n_used, stats);
   }
   leank_tokens_free(&tokens);

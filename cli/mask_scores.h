@@ -16,10 +16,12 @@ extern const char *const mask_score_names[];
 bool mask_score_needs_text(mask_score_method method);
 
 /* scores[L][Hk][D], half order, larger = keep. stats may be NULL where no text is needed; the seed
- * is that of random. */
+ * is that of random. The energy of a group of query heads is their mean. */
 void mask_scores_fill(const leank_model_info *model, mask_score_method method,
                       const leank_head_stats *stats, uint64_t seed, float *scores);
 
+/* Sums of 0 for all channels of a model; mask_scores_free frees. */
+leank_head_stats mask_scores_open(const leank_model_info *model);
 /* One dense prefill of the first n_tokens of a text (NULL: the built-in prose). Complains and
  * returns CLI_FAILURE or CLI_INTERRUPTED, else CLI_GO. mask_scores_free is due in either case. */
 int mask_scores_measure(const cli_engine *engine, const char *path, size_t n_tokens,

@@ -17,15 +17,11 @@ void text_table_cell(text_table *table, const char *fmt, ...) {
   va_end(args);
   if (table->at == table->capacity) {
     table->capacity = 2 * table->capacity + 64;
-    char **cells = realloc(table->cells, table->capacity * sizeof *cells);
-    if (!cells) exit(cli_complain("out of memory"));
-    table->cells = cells;
+    table->cells = cli_realloc(table->cells, table->capacity, sizeof *table->cells);
   }
   for (char *c = text; *c; c++)
     if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
-  char *kept = strdup(text);
-  if (!kept) exit(cli_complain("out of memory"));
-  table->cells[table->at++] = kept;
+  table->cells[table->at++] = cli_strdup(text);
   table->n_rows = table->at / table->n_columns;
 }
 
