@@ -4,15 +4,22 @@
 
 #include "cli_report.h"
 
-bench_learn_run bench_learn_whole(const bench_learn_row *row) {
+/* A whole run of `leank learn` by its defaults, at the length, questions and batch measured. */
+typedef struct whole_run {
+  size_t n_contexts, n_held_out, n_steps1, n_steps2, n_evaluations;
+  double contexts, updates, evaluations; /* seconds */
+  size_t kv_bytes;
+} whole_run;
+
+static whole_run whole_of(const bench_learn_row *row) {
   const leank_learn_options *o = row->options;
   const bench_learn_part *second = &row->update[row->update[1].n > 0];
   leank_learn_options whole;
   leank_learn_options_default(&whole);
-  bench_learn_run run = {.n_contexts = whole.train.n_contexts,
-                         .n_held_out = whole.held_out.n_contexts,
-                         .n_steps1 = whole.n_steps1,
-                         .n_steps2 = whole.n_steps2};
+  whole_run run = {.n_contexts = whole.train.n_contexts,
+                   .n_held_out = whole.held_out.n_contexts,
+                   .n_steps1 = whole.n_steps1,
+                   .n_steps2 = whole.n_steps2};
   const size_t n = run.n_contexts + run.n_held_out;
   run.contexts = (double)n * row->context.seconds;
   run.updates =
@@ -61,7 +68,7 @@ static void print_part(const bench_learn_row *row, const char *what, const bench
 }
 
 static void print_text(const bench_machine *m, const bench_learn_row *row) {
-  const bench_learn_run run = bench_learn_whole(row);
+  const whole_run run = whole_of(row);
   const size_t length = row->options->train.max_tokens;
   const size_t n = row->options->train.n_contexts + row->options->held_out.n_contexts;
   print_part(row, "context", &row->context, row->context_tokens);
@@ -98,7 +105,7 @@ static void add_part(json_t *o, const char *name, const bench_learn_part *p, dou
   json_object_set_new(o, name, part);
 }
 
-static json_t *run_json(const bench_learn_run *run) {
+static json_t *run_json(const whole_run *run) {
   json_t *o = json_object();
   json_object_set_new(o, "contexts", cli_json_size(run->n_contexts));
   json_object_set_new(o, "held_out", cli_json_size(run->n_held_out));
@@ -127,7 +134,7 @@ static void add_options(json_t *j, const leank_learn_options *o) {
 
 static void print_json(const bench_machine *m, const cli_engine *engine,
                        const bench_learn_row *row) {
-  const bench_learn_run run = bench_learn_whole(row);
+  const whole_run run = whole_of(row);
   json_t *o = json_object();
   json_object_set_new(o, "bench", json_string("learn"));
   json_object_set_new(o, "model", cli_json_text(engine->info->name));

@@ -18,15 +18,6 @@ typedef struct bench_learn_row {
   size_t device_bytes;   /* in use on a device at the end, by all that runs there; else 0 */
 } bench_learn_row;
 
-/* A whole run of `leank learn` by its defaults, at the length, questions and batch measured. */
-typedef struct bench_learn_run {
-  size_t n_contexts, n_held_out, n_steps1, n_steps2, n_evaluations;
-  double contexts, updates, evaluations; /* seconds */
-  size_t kv_bytes;
-} bench_learn_run;
-
-bench_learn_run bench_learn_whole(const bench_learn_row *row);
-
 /* The machine, what is learned from, a line of titles. */
 void bench_learn_head(const bench_machine *m, const leank_model_info *info,
                       const leank_learn_options *options);

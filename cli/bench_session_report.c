@@ -1,7 +1,6 @@
 #include "bench_session_report.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #include "cli_report.h"
 

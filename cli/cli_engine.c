@@ -32,7 +32,8 @@ int cli_device_named(const char *text, leank_device *device, int *index) {
   return cli_usage_error("--device is cpu, cuda or cuda:N, not '%s'", text);
 }
 
-int cli_device_check(const cli_engine_options *options) {
+/* Complains where it is a CUDA device and there is none; CLI_GO else. */
+static int check_device(const cli_engine_options *options) {
   leank_device device;
   leank_error err;
   int index;
@@ -111,7 +112,7 @@ static int open_synthetic(const char *path, const cli_engine *engine, leank_mode
 int cli_engine_open(const char *model_path, const cli_engine_options *options, cli_engine *out) {
   leank_error err;
   *out = (cli_engine){.options = *options};
-  int code = cli_device_check(options);
+  int code = check_device(options);
   if (code == CLI_GO) code = cli_device(options, &out->device, &out->device_index);
   if (code != CLI_GO) return code;
   /* The mask first: it is small, and a wrong path is known at once. */

@@ -29,8 +29,6 @@ leank_cpu_level cli_cpu_level(int choice);
 int cli_device(const cli_engine_options *options, leank_device *device, int *index);
 /* The same of a text as `device` of the options has it. */
 int cli_device_named(const char *text, leank_device *device, int *index);
-/* Complains where it is a CUDA device and there is none; CLI_GO else. */
-int cli_device_check(const cli_engine_options *options);
 
 void cli_engine_options_default(cli_engine_options *options);
 

@@ -3,7 +3,6 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 const char *cli_stop_text(cli_stop stop) {
   switch (stop) {

@@ -115,7 +115,7 @@ json_t *cli_json_plan(const leank_plan *plan) {
   return o;
 }
 
-json_t *cli_json_memory(const leank_memory *memory) {
+static json_t *memory_json(const leank_memory *memory) {
   json_t *o = json_object();
   json_object_set_new(o, "wide_stored", cli_json_size(memory->wide_stored));
   json_object_set_new(o, "lean_stored", cli_json_size(memory->lean_stored));
@@ -149,7 +149,7 @@ json_t *cli_json_generation(const cli_generation *g) {
   json_object_set_new(o, "decode_steps", cli_json_size(g->n_steps));
   json_object_set_new(o, "decode_seconds", json_real(g->decode_seconds));
   json_object_set_new(o, "decode_tokens_per_second", json_real(cli_decode_rate(g)));
-  json_object_set_new(o, "memory", cli_json_memory(&g->memory));
+  json_object_set_new(o, "memory", memory_json(&g->memory));
   leank_plan plan;
   if (g->length && cli_generation_plan(g, g->masked, &plan) == CLI_GO) {
     json_object_set_new(o, "plan", cli_json_plan(&plan));

@@ -26,7 +26,6 @@ json_t *cli_json_text(const char *text);
 json_t *cli_json_size(uint64_t n);
 json_t *cli_json_model(const leank_model_info *info);
 json_t *cli_json_plan(const leank_plan *plan);
-json_t *cli_json_memory(const leank_memory *memory);
 json_t *cli_json_generation(const cli_generation *g);
 /* Prints a value (taken over) as one object over several lines, or as one line. */
 void cli_json_print(json_t *value, bool one_line);

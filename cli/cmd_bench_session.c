@@ -1,7 +1,6 @@
 /* leank bench prefill, leank bench decode. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "bench_session_report.h"
 #include "bench_steps.h"

@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { TITLE_SIZE = 14, LABEL_SIZE = 12, TICK_SIZE = 11, MIN_TICK_DISTANCE = 58 };
 

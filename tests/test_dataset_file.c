@@ -9,7 +9,6 @@
 
 #include <cmocka.h>
 
-#include "base/alloc.h"
 #include "base/map.h"
 #include "learn/dataset.h"
 #include "learn/dataset_file.h"

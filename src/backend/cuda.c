@@ -2,7 +2,6 @@
 #include "backend/cuda.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #include "backend/cpu.h"
 #include "backend/flops.h"

@@ -6,9 +6,8 @@
 #include "backend/backend.h"
 #include "cuda/cuda_api.h"
 
-/* cuda_load.c: the library's table, found once. LEANK_E_UNSUPPORTED: it is not there, and why. */
-leank_status lk_cuda_library(const lk_cuda_api **out, leank_error *err);
-/* Tests: this table in the library's place; NULL: the library's again. Not while sessions are open.
+/* cuda_load.c, for tests: this table in the library's place; NULL: the library's again. Not while
+ * sessions are open.
  */
 void lk_cuda_library_replace(const lk_cuda_api *api);
 

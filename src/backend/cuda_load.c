@@ -59,7 +59,8 @@ static const lk_cuda_api *load(char *why, size_t n_why) {
   return NULL;
 }
 
-leank_status lk_cuda_library(const lk_cuda_api **out, leank_error *err) {
+/* The library's table, found once. */
+static leank_status find_table(const lk_cuda_api **out, leank_error *err) {
   char why[400] = "";
   pthread_mutex_lock(&lock);
   if (!replaced && !found) found = load(why, sizeof why);
@@ -78,7 +79,7 @@ void lk_cuda_library_replace(const lk_cuda_api *api) {
 /* The library and how many devices it can use, at least one. */
 static leank_status find_devices(const lk_cuda_api **api, int *n, leank_error *err) {
   char why[256] = "";
-  const leank_status status = lk_cuda_library(api, err);
+  const leank_status status = find_table(api, err);
   if (status != LEANK_OK) return status;
   *n = (*api)->n_devices(why, sizeof why);
   if (*n > 0) return LEANK_OK;

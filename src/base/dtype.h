@@ -2,7 +2,6 @@
 #ifndef LK_BASE_DTYPE_H
 #define LK_BASE_DTYPE_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>

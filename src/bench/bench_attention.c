@@ -1,5 +1,4 @@
 /* Attention of decode steps, over caches of several kinds in turns. */
-#include <string.h>
 
 #include "base/alloc.h"
 #include "base/rng.h"

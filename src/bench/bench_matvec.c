@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/parallel.h"
+#include "base/rng.h"
 #include "bench/bench_run.h"
 #include "bench/random_weights.h"
 

@@ -6,7 +6,6 @@
 #include <leank/bench.h>
 
 #include "base/error.h"
-#include "base/rng.h"
 
 /* Things of one kind that a call rotates over. */
 enum { LK_BENCH_MAX_COPIES = 1 << 20 };

@@ -102,7 +102,7 @@ const lk_longbench_task *lk_longbench_task_at(size_t i) {
   return i < sizeof tasks / sizeof *tasks ? &tasks[i] : NULL;
 }
 
-const lk_longbench_task *lk_longbench_find(const char *name) {
+static const lk_longbench_task *find_by_name(const char *name) {
   for (size_t i = 0; i < sizeof tasks / sizeof *tasks; i++)
     if (strcmp(tasks[i].name, name) == 0) return &tasks[i];
   return NULL;
@@ -180,7 +180,7 @@ static leank_status find_task(const json_t *object, const line_place *at,
     LK_FAIL_IF(strcmp(own, segmented[i]) == 0, err, LEANK_E_UNSUPPORTED, at->offset,
                "%s:%zu: data set %s is scored by words of Chinese, which are not found here",
                at->name, at->line, own);
-  *out = lk_longbench_find(own);
+  *out = find_by_name(own);
   LK_FAIL_IF(!*out, err, LEANK_E_FORMAT, at->offset,
              "%s:%zu: unknown data set (see --help for those there are)", at->name, at->line);
 cleanup:

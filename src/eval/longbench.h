@@ -24,7 +24,6 @@ typedef struct lk_longbench_task {
 
 /* Data set i; NULL behind the last. */
 const lk_longbench_task *lk_longbench_task_at(size_t i);
-const lk_longbench_task *lk_longbench_find(const char *name);
 
 typedef struct lk_longbench_item {
   const lk_longbench_task *task;

@@ -2,7 +2,6 @@
  * in any order, most of which lead nowhere. */
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "base/alloc.h"
 #include "eval/quiz.h"

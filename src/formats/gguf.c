@@ -606,12 +606,6 @@ bool lk_gguf_array_i64(const lk_gguf *gguf, const char *key, size_t i, int64_t *
   return true;
 }
 
-bool lk_gguf_array_f64(const lk_gguf *gguf, const char *key, size_t i, double *out) {
-  const unsigned char *p;
-  const entry *e = find_element(gguf, key, i, &p);
-  return e && number_value(e->element, p, out);
-}
-
 /* ---- tensors, as asked for ---- */
 
 size_t lk_gguf_n_tensors(const lk_gguf *gguf) { return gguf->n_tensors; }

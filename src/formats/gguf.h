@@ -30,13 +30,12 @@ bool lk_gguf_u64(const lk_gguf *gguf, const char *key, uint64_t *out);
 bool lk_gguf_f64(const lk_gguf *gguf, const char *key, double *out);
 bool lk_gguf_bool(const lk_gguf *gguf, const char *key, bool *out);
 bool lk_gguf_str(const lk_gguf *gguf, const char *key, const char **out, size_t *n_bytes);
-/* Arrays: of strings, and of any numbers. The count is of elements. Every access is O(1) in the
+/* Arrays: of strings, and of integers. The count is of elements. Every access is O(1) in the
  * array. array_str points into the file: the bytes are not NUL-terminated. */
 bool lk_gguf_array_count(const lk_gguf *gguf, const char *key, size_t *n);
 bool lk_gguf_array_str(const lk_gguf *gguf, const char *key, size_t i, const char **out,
                        size_t *n_bytes);
 bool lk_gguf_array_i64(const lk_gguf *gguf, const char *key, size_t i, int64_t *out);
-bool lk_gguf_array_f64(const lk_gguf *gguf, const char *key, size_t i, double *out);
 
 /* Tensors, in file order. GGUF's ne[0] is n_cols, the product of the others n_rows. */
 size_t lk_gguf_n_tensors(const lk_gguf *gguf);

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "formats/little_endian.h"
 #include "formats/printable.h"
 
 /* Python appends to lists in batches of 1000; nesting adds little. 2^18 values are some 18,000

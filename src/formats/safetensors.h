@@ -3,7 +3,6 @@
 #define LK_FORMATS_SAFETENSORS_H
 
 #include <stddef.h>
-#include <stdint.h>
 
 #include "base/error.h"
 

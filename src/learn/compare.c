@@ -1,5 +1,4 @@
 /* leank_masks_compare: many masks over one data set, one dense prefill per context. */
-#include <string.h>
 
 #include "learn/evaluate.h"
 #include "learn/kv_file.h"

@@ -2,12 +2,15 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "base/alloc.h"
+#include "base/rng.h"
 #include "learn/dataset_file.h"
 #include "learn/dataset_fit.h"
+#include "learn/dataset_prompt.h"
+#include "learn/dataset_prompt.h"
 #include "learn/dataset_random.h"
+#include "learn/dataset_tasks.h"
 
 /* ---- options ---- */
 

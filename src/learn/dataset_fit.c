@@ -1,8 +1,8 @@
 #include "learn/dataset_fit.h"
 
-#include <string.h>
-
 #include "base/alloc.h"
+#include "learn/dataset_prompt.h"
+#include "learn/dataset_tasks.h"
 
 enum {
   MAX_MEASURES = 8,  /* tokenizations of whole prompts in one search; three do mostly */

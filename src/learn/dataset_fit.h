@@ -2,8 +2,11 @@
 #ifndef LK_LEARN_DATASET_FIT_H
 #define LK_LEARN_DATASET_FIT_H
 
-#include "learn/dataset_prompt.h"
-#include "learn/dataset_tasks.h"
+#include <leank/learn.h>
+
+#include "base/error.h"
+#include "text/haystack.h"
+#include "text/prompter.h"
 
 typedef struct lk_fit_options {
   leank_task task; /* not LEANK_TASK_FILE */

@@ -89,8 +89,9 @@ static lk_projection projection(const lk_forward *fw, size_t layer) {
                          .room = fw->room};
 }
 
-leank_status lk_forward_project_only(lk_forward *fw, lk_linear_kind kind, size_t layer,
-                                     const float *x, size_t n_rows, leank_error *err) {
+/* x[N][hidden] -> q, k, v, before RoPE. */
+static leank_status project(lk_forward *fw, lk_linear_kind kind, size_t layer, const float *x,
+                            size_t n_rows, leank_error *err) {
   lk_backend *be = fw->backend;
   const lk_backend_ops *ops = be->ops;
   const lk_projection p = projection(fw, layer);
@@ -105,7 +106,7 @@ leank_status lk_forward_project(lk_forward *fw, lk_linear_kind kind, size_t laye
   const leank_model_info *m = &fw->model->info;
   lk_backend *be = fw->backend;
   const lk_backend_ops *ops = be->ops;
-  LK_TRY(lk_forward_project_only(fw, kind, layer, x, n_rows, err));
+  LK_TRY(project(fw, kind, layer, x, n_rows, err));
   ops->rope(be, fw->q, n_rows, m->n_heads, m->head_dim, m->order, fw->cos_sin);
   ops->rope(be, fw->k, n_rows, m->n_kv_heads, m->head_dim, m->order, fw->cos_sin);
 cleanup:
@@ -123,7 +124,7 @@ leank_status lk_forward_project_append(lk_forward *fw, const lk_attn_shape *shap
     const lk_projection p = projection(fw, layer);
     return ops->project_append(be, shape, view, rows, order, fw->cos_sin, &p, x, err);
   }
-  LK_TRY(lk_forward_project_only(fw, LK_LINEAR_FEW, layer, x, rows->n_rows, err));
+  LK_TRY(project(fw, LK_LINEAR_FEW, layer, x, rows->n_rows, err));
   ops->rope_append(be, shape, view, rows, order, fw->cos_sin, fw->q, fw->k, fw->v);
 cleanup:
   return status;

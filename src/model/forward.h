@@ -31,9 +31,6 @@ size_t lk_forward_widest(const leank_model_info *info);
 
 /* Rotary tables of the rows' positions (staged); serves every layer. */
 void lk_forward_positions(lk_forward *fw, const lk_rows *rows);
-/* x[N][hidden] -> q, k, v, before RoPE. */
-leank_status lk_forward_project_only(lk_forward *fw, lk_linear_kind kind, size_t layer,
-                                     const float *x, size_t n_rows, leank_error *err);
 /* x[N][hidden] -> q, k (rotated), v. */
 leank_status lk_forward_project(lk_forward *fw, lk_linear_kind kind, size_t layer, const float *x,
                                 size_t n_rows, leank_error *err);

@@ -1,6 +1,5 @@
 /* Does a description make sense? Everything later relies on these bounds. */
 #include <math.h>
-#include <string.h>
 
 #include "model/model_loader.h"
 

@@ -2,7 +2,6 @@
  * download. */
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "base/alloc.h"
 #include "base/available.h"

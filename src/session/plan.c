@@ -77,7 +77,7 @@ cleanup:
   return status;
 }
 
-lk_attn_shape lk_session_shape(const leank_model_info *info, const leank_session_options *o) {
+static lk_attn_shape shape_of(const leank_model_info *info, const leank_session_options *o) {
   return (lk_attn_shape){.n_heads = info->n_heads,
                          .n_kv_heads = info->n_kv_heads,
                          .head_dim = info->head_dim,
@@ -95,14 +95,14 @@ lk_backend_options lk_session_backend_options(const leank_model_info *info,
                               .max_few_rows = o->n_seqs,
                               .max_cols = lk_forward_widest(info),
                               .max_pages = lk_pages_of(o->n_ctx),
-                              .shape = lk_session_shape(info, o)};
+                              .shape = shape_of(info, o)};
 }
 
 leank_status lk_session_geometry(const leank_model_info *info, const leank_session_options *o,
                                  lk_geometry *out, leank_error *err) {
   const lk_backend_sizes *sizes = lk_backend_sizes_of(o->device);
   const lk_geometry_options options = {.n_layers = info->n_layers,
-                                       .shape = lk_session_shape(info, o),
+                                       .shape = shape_of(info, o),
                                        .order = info->order,
                                        .mask = o->mask,
                                        .device = o->device,

@@ -50,7 +50,6 @@ leank_status lk_step_fetch_next(leank_session *session, size_t n_rows, leank_tok
 /* plan.c: options with every default resolved; the geometry and backend options that follow. */
 leank_status lk_session_resolve(const leank_model_info *info, const leank_session_options *in,
                                 leank_session_options *out, leank_error *err);
-lk_attn_shape lk_session_shape(const leank_model_info *info, const leank_session_options *o);
 lk_backend_options lk_session_backend_options(const leank_model_info *info,
                                               const leank_session_options *o);
 leank_status lk_session_geometry(const leank_model_info *info, const leank_session_options *o,

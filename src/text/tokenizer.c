@@ -1,6 +1,5 @@
 #include "text/tokenizer.h"
 
-#include <string.h>
 #include <sys/stat.h>
 
 #include "base/alloc.h"

@@ -1,5 +1,4 @@
 /* From a loader's draft to a tokenizer. */
-#include <assert.h>
 #include <string.h>
 
 #include "base/alloc.h"

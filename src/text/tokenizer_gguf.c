@@ -1,7 +1,6 @@
 /* A tokenizer from the metadata of a GGUF file (keys: ggml project, docs/gguf.md). */
 #include <string.h>
 
-#include "base/alloc.h"
 #include "text/tokenizer.h"
 
 /* tokenizer.ggml.token_type */

@@ -2,7 +2,6 @@
 #ifndef ATTEND_F64_H
 #define ATTEND_F64_H
 
-#include <stdbool.h>
 #include <stddef.h>
 
 #include "kernels/attention/attend.h"

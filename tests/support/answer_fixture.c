@@ -2,7 +2,6 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
-#include <string.h>
 
 #include <cmocka.h>
 
@@ -79,7 +78,8 @@ void lk_fixture_forward(lk_answer_fixture *f, lk_answer *const *answers, size_t 
   lk_assert_ok(lk_answer_forward(&f->pass, answers, n, &seen, &err), &err);
 }
 
-void lk_fixture_to_half(const lk_answer_fixture *f, const double *dweight, double *gradient) {
+/* dweight[n_params] of lk_answer_backward to half order. */
+static void to_half(const lk_answer_fixture *f, const double *dweight, double *gradient) {
   const leank_model_info *m = leank_model_get_info(f->model);
   const size_t d = m->head_dim;
   for (size_t i = 0; i < f->n_params; i++)
@@ -103,7 +103,7 @@ double lk_fixture_loss(lk_answer_fixture *f, lk_answer *const *answers, size_t n
   be->ops->zero(be, dweight, n_bytes);
   lk_assert_ok(lk_answer_backward(&f->pass, distiller.dhidden, dweight, &err), &err);
   lk_assert_ok(be->ops->download(be, host, dweight, n_bytes, &err), &err);
-  lk_fixture_to_half(f, host, gradient);
+  to_half(f, host, gradient);
   lk_distiller_close(&distiller);
   be->ops->free(be, dweight);
   test_free(host);

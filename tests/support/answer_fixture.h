@@ -36,7 +36,5 @@ void lk_fixture_forward(lk_answer_fixture *f, lk_answer *const *answers, size_t 
  * half order. */
 double lk_fixture_loss(lk_answer_fixture *f, lk_answer *const *answers, size_t n, lk_split split,
                        leank_loss loss, double *gradient);
-/* dweight[n_params] of lk_answer_backward to half order. */
-void lk_fixture_to_half(const lk_answer_fixture *f, const double *dweight, double *gradient);
 
 #endif

@@ -3,7 +3,6 @@
 #define HOSTILE_H
 
 #include <stddef.h>
-#include <stdint.h>
 
 #include "base/error.h"
 
