@@ -398,6 +398,36 @@ static void test_no_memory(void **state) {
   assert_true(n_failed > 20);
 }
 
+/* A text that outgrows its first room: the last allocations of an answer, each failing in turn. */
+static void test_no_memory_for_text(void **state) {
+  const fixture *f = *state;
+  leank_eval_prompt p = prompt_of(f, false);
+  leank_eval_run_options o = run_options();
+  leank_eval_result result = {0};
+  leank_error err = {0};
+  size_t n_text = 0, n_allocations = 0, n_failed = 0;
+  p.max_new = 240;
+  o.session.n_threads = 1;
+  for (p.n_tokens = 8; n_text < 250 && p.n_tokens < N_PROMPT; p.n_tokens++) {
+    const size_t first = lk_alloc_count();
+    assert_int_equal(leank_eval_answer(f->model, &p, NULL, 0, &o, &result, &err), LEANK_OK);
+    n_allocations = lk_alloc_count() - first;
+    n_text = strlen(result.text);
+    clear(&result, 1);
+  }
+  p.n_tokens--;
+  assert_true(n_text >= 250); /* of some prompt the answer is that long */
+  const size_t before = hostile_mem_in_use();
+  for (size_t n = n_allocations - 40; n <= n_allocations; n++) {
+    lk_alloc_fail_nth(n);
+    n_failed += leank_eval_answer(f->model, &p, NULL, 0, &o, &result, &err) == LEANK_E_MEMORY;
+    lk_alloc_fail_nth(0);
+    clear(&result, 1);
+    assert_int_equal(hostile_mem_in_use(), before);
+  }
+  assert_true(n_failed > 30);
+}
+
 static void test_refusals(void **state) {
   const fixture *f = *state;
   leank_eval_prompt p = prompt_of(f, false);
@@ -417,7 +447,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_answers),   cmocka_unit_test(test_figures),
       cmocka_unit_test(test_think),     cmocka_unit_test(test_stopping),
-      cmocka_unit_test(test_no_memory), cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_no_memory), cmocka_unit_test(test_no_memory_for_text),
+      cmocka_unit_test(test_refusals),
   };
   return cmocka_run_group_tests_name("eval_answer", tests, open_fixture, close_fixture);
 }

@@ -248,7 +248,7 @@ static void test_files(void **state) {
   refused("x", "trec_e.jsonl:1: not JSON");
   refused("[]", "not an object");
   refused(GOOD "\n{\"input\":1}", ":2: ");
-  refused("{\"dataset\":\"nothing\"}", "unknown data set");
+  refused("{\"dataset\":\"nothing\"}", "unknown data set 'nothing'");
   refused("{\"dataset\":\"qasper\",\"input\":\"q\",\"answers\":[\"a\"]}", "\"context\"");
   refused("{\"dataset\":\"qasper\",\"input\":\"q\",\"context\":\"c\",\"answers\":[]}",
           "\"answers\"");

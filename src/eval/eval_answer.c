@@ -158,7 +158,10 @@ static leank_status join_text(const run *r, const leank_token *tokens, size_t n,
     }
     if (last) break;
   }
-  if (text.failed) return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory");
+  if (text.failed) {
+    lk_text_buffer_free(&text);
+    return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory");
+  }
   *out = text.text;
   return LEANK_OK;
 }

@@ -181,8 +181,8 @@ static leank_status find_task(const json_t *object, const line_place *at,
                "%s:%zu: data set %s is scored by words of Chinese, which are not found here",
                at->name, at->line, own);
   *out = find_by_name(own);
-  LK_FAIL_IF(!*out, err, LEANK_E_FORMAT, at->offset,
-             "%s:%zu: unknown data set (see --help for those there are)", at->name, at->line);
+  LK_FAIL_IF(!*out, err, LEANK_E_FORMAT, at->offset, "%s:%zu: unknown data set '%s'", at->name,
+             at->line, lk_printable(own, strlen(own)).text);
 cleanup:
   return status;
 }
