@@ -245,7 +245,7 @@ static void test_files(void **state) {
   lk_longbench_free(&data);
 
   refused("", "holds no line");
-  refused("x", "trec_e.jsonl:1: not JSON");
+  refused("x", "trec_e.jsonl:1: invalid token near 'x'");
   refused("[]", "not an object");
   refused(GOOD "\n{\"input\":1}", ":2: ");
   refused("{\"dataset\":\"nothing\"}", "unknown data set 'nothing'");

@@ -123,6 +123,7 @@ static void faults_of_tokenizer_json_are_named(void **state) {
       {{.vocab = "{\"a\":900000}"}, LEANK_E_FORMAT, "id 900000"},
       {{.vocab = "{\"a\":9223372036854775807}"}, LEANK_E_FORMAT, "id 9223372036854775807"},
       {{.vocab = "{\"a\":99999999999999999999}"}, LEANK_E_FORMAT, "too big"},
+      {{.vocab = "{\"a\" \"\x7f\"}"}, LEANK_E_FORMAT, "near '\"?\"'"}, /* fit for a line */
       /* merges */
       {{.merges = "{}"}, LEANK_E_FORMAT, "no merges"},
       {{.merges = "[\"a x\"]"}, LEANK_E_FORMAT, "unknown token"},

@@ -1,10 +1,10 @@
 #include "eval/longbench.h"
 
-#include <jansson.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/map.h"
+#include "formats/json_text.h"
 #include "formats/printable.h"
 
 /* Prompts, lengths of answers and metrics as LongBench's files have them:
@@ -120,13 +120,7 @@ void lk_longbench_write(const lk_longbench_item *item, lk_text_buffer *out) {
 
 /* ---- lines ---- */
 
-typedef struct line_place {
-  const char *name;
-  size_t line;
-  int64_t offset;
-} line_place;
-
-static leank_status take_text(const json_t *object, const char *key, const line_place *at,
+static leank_status take_text(const json_t *object, const char *key, const lk_json_place *at,
                               char **out, leank_error *err) {
   leank_status status = LEANK_OK;
   const json_t *value = json_object_get(object, key);
@@ -139,7 +133,8 @@ cleanup:
 }
 
 static leank_status take_list(const json_t *object, const char *key, size_t n_least,
-                              const line_place *at, char ***out, size_t *n_out, leank_error *err) {
+                              const lk_json_place *at, char ***out, size_t *n_out,
+                              leank_error *err) {
   leank_status status = LEANK_OK;
   const json_t *list = json_object_get(object, key);
   const size_t n = json_array_size(list); /* 0 of null and of what is no array */
@@ -170,7 +165,7 @@ static void name_of_file(const char *path, char *out, size_t room) {
   out[n] = '\0';
 }
 
-static leank_status find_task(const json_t *object, const line_place *at,
+static leank_status find_task(const json_t *object, const lk_json_place *at,
                               const lk_longbench_task **out, leank_error *err) {
   leank_status status = LEANK_OK;
   char own[64];
@@ -187,7 +182,7 @@ cleanup:
   return status;
 }
 
-static leank_status check_item(const lk_longbench_item *item, const line_place *at,
+static leank_status check_item(const lk_longbench_item *item, const lk_json_place *at,
                                leank_error *err) {
   double score;
   leank_error why;
@@ -199,18 +194,10 @@ static leank_status check_item(const lk_longbench_item *item, const line_place *
                  at->name, at->line, why.message);
 }
 
-static leank_status take_line(const char *text, size_t n, const line_place *at, lk_longbench *out,
+static leank_status take_line(const json_t *object, const lk_json_place *at, lk_longbench *out,
                               leank_error *err) {
   leank_status status = LEANK_OK;
-  json_error_t why;
   lk_longbench_item *item;
-  json_t *object = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
-  LK_FAIL_IF(!object && json_error_code(&why) == json_error_out_of_memory, err, LEANK_E_MEMORY, -1,
-             "%s:%zu: out of memory", at->name, at->line);
-  LK_FAIL_IF(!object, err, LEANK_E_FORMAT, at->offset, "%s:%zu: not JSON: %s", at->name, at->line,
-             lk_printable(why.text, strlen(why.text)).text);
-  LK_FAIL_IF(!json_is_object(object), err, LEANK_E_FORMAT, at->offset, "%s:%zu: not an object",
-             at->name, at->line);
   LK_FAIL_IF(out->n == LK_MAX_LONGBENCH_LINES, err, LEANK_E_FORMAT, at->offset,
              "%s:%zu: more than %d lines", at->name, at->line, LK_MAX_LONGBENCH_LINES);
   if (out->n == out->room) {
@@ -230,29 +217,20 @@ static leank_status take_line(const char *text, size_t n, const line_place *at, 
                    &item->classes, &item->n_classes, err));
   LK_TRY(check_item(item, at, err));
 cleanup:
-  json_decref(object);
   return status;
-}
-
-static bool is_blank(const char *text, size_t n) {
-  for (size_t i = 0; i < n; i++)
-    if (text[i] != ' ' && text[i] != '\t' && text[i] != '\r') return false;
-  return true;
 }
 
 leank_status lk_longbench_parse(const char *bytes, size_t n_bytes, const char *name,
                                 lk_longbench *out, leank_error *err) {
-  line_place at = {name, 1, 0};
+  lk_json_lines lines = {bytes, n_bytes, SIZE_MAX, {.name = name}, 0};
   const size_t n_before = out->n;
-  for (size_t begin = 0; begin < n_bytes; at.line++) {
-    const char *end = memchr(bytes + begin, '\n', n_bytes - begin);
-    const size_t n = end ? (size_t)(end - bytes) - begin : n_bytes - begin;
-    at.offset = (int64_t)begin;
-    if (!is_blank(bytes + begin, n)) {
-      const leank_status status = take_line(bytes + begin, n, &at, out, err);
-      if (status != LEANK_OK) return status;
-    }
-    begin += n + 1;
+  for (;;) {
+    json_t *object = NULL;
+    leank_status status = lk_json_lines_next(&lines, &object, err);
+    if (!object && status == LEANK_OK) break;
+    if (status == LEANK_OK) status = take_line(object, &lines.at, out, err);
+    json_decref(object);
+    if (status != LEANK_OK) return status;
   }
   if (out->n == n_before) return lk_fail(err, LEANK_E_FORMAT, -1, "%s: holds no line", name);
   return LEANK_OK;

@@ -1,11 +1,10 @@
 #include "eval/qa_files.h"
 
-#include <jansson.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/map.h"
-#include "formats/printable.h"
+#include "formats/json_text.h"
 #include "text/text_buffer.h"
 
 /* The file and what is made of it. */
@@ -166,12 +165,8 @@ leank_status lk_qa_parse(const char *bytes, size_t n_bytes, const char *name, lk
                          lk_qa_data *out, leank_error *err) {
   leank_status status = LEANK_OK;
   reader r = {.name = name};
-  json_error_t why;
-  json_t *root = json_loadb(bytes, n_bytes, JSON_REJECT_DUPLICATES, &why);
-  LK_FAIL_IF(!root && json_error_code(&why) == json_error_out_of_memory, err, LEANK_E_MEMORY, -1,
-             "%s: out of memory", name);
-  LK_FAIL_IF(!root, err, LEANK_E_FORMAT, why.position, "%s: not JSON: %s", name,
-             lk_printable(why.text, strlen(why.text)).text);
+  json_t *root = NULL;
+  LK_TRY(lk_json_parse(bytes, n_bytes, false, &(lk_json_place){.name = name}, &root, err));
   if (format == LK_QA_SQUAD)
     LK_TRY(read_squad(&r, root, err));
   else

@@ -1,26 +1,14 @@
 #include "learn/dataset_file.h"
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/map.h"
+#include "formats/json_text.h"
 #include "formats/printable.h"
 
-/* Where a line stands, for messages. */
-typedef struct place {
-  const char *name;
-  size_t line, offset; /* line from 1; bytes before it */
-} place;
-
-static bool is_blank(const char *text, size_t n) {
-  for (size_t i = 0; i < n; i++)
-    if (!strchr(" \t\r", text[i]) || text[i] == 0) return false;
-  return true;
-}
-
-static leank_status check_keys(json_t *object, const place *at, leank_error *err) {
+static leank_status check_keys(json_t *object, const lk_json_place *at, leank_error *err) {
   static const char *const known[] = {"context", "question", "answer"};
   const char *key;
   json_t *value;
@@ -56,7 +44,7 @@ static lk_example *add_example(lk_examples *e) {
   return &e->items[e->n++];
 }
 
-static leank_status take_example(const json_t *object, const place *at, lk_examples *out,
+static leank_status take_example(const json_t *object, const lk_json_place *at, lk_examples *out,
                                  leank_error *err) {
   const char *context = json_string_value(json_object_get(object, "context"));
   lk_example *e = add_example(out);
@@ -72,49 +60,29 @@ static leank_status take_example(const json_t *object, const place *at, lk_examp
   return LEANK_OK;
 }
 
-static leank_status read_line(const char *text, size_t n, const place *at, lk_examples *out,
-                              leank_error *err) {
-  leank_status status = LEANK_OK;
-  json_t *object = NULL;
-  json_error_t why;
-  LK_FAIL_IF(n > LK_MAX_EXAMPLE_LINE_BYTES, err, LEANK_E_FORMAT, at->offset,
-             "%s:%zu: a line of %zu bytes, more than the %d allowed", at->name, at->line, n,
-             LK_MAX_EXAMPLE_LINE_BYTES);
-  LK_FAIL_IF(out->n >= LK_MAX_EXAMPLES, err, LEANK_E_FORMAT, at->offset,
-             "%s:%zu: more than the %d examples allowed", at->name, at->line, LK_MAX_EXAMPLES);
-  object = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
-  LK_FAIL_IF(!object && json_error_code(&why) == json_error_out_of_memory, err, LEANK_E_MEMORY, -1,
-             "%s:%zu: out of memory", at->name, at->line);
-  LK_FAIL_IF(!object, err, LEANK_E_FORMAT, at->offset, "%s:%zu: %s", at->name, at->line,
-             lk_printable(why.text, strlen(why.text)).text);
-  LK_FAIL_IF(!json_is_object(object), err, LEANK_E_FORMAT, at->offset, "%s:%zu: not an object",
-             at->name, at->line);
-  LK_TRY(check_keys(object, at, err));
-  LK_TRY(take_example(object, at, out, err));
-cleanup:
-  json_decref(object);
-  return status;
-}
-
 leank_status lk_examples_read(const void *bytes, size_t n_bytes, const char *name, lk_examples *out,
                               leank_error *err) {
   leank_status status = LEANK_OK;
   lk_examples examples = {0};
-  const char *text = bytes;
-  place at = {name, 1, 0};
+  lk_json_lines lines = {bytes, n_bytes, LK_MAX_EXAMPLE_LINE_BYTES, {.name = name}, 0};
+  json_t *object = NULL;
   LK_FAIL_IF(n_bytes > LK_MAX_EXAMPLES_BYTES, err, LEANK_E_FORMAT, -1,
              "%s: %zu bytes, more than the %d allowed", name, n_bytes, LK_MAX_EXAMPLES_BYTES);
-  for (; at.offset < n_bytes; at.line++) {
-    const char *begin = text + at.offset;
-    const char *end = memchr(begin, '\n', n_bytes - at.offset);
-    const size_t n = end ? (size_t)(end - begin) : n_bytes - at.offset;
-    if (!is_blank(begin, n)) LK_TRY(read_line(begin, n, &at, &examples, err));
-    at.offset += n + 1;
+  for (;;) {
+    LK_TRY(lk_json_lines_next(&lines, &object, err));
+    if (!object) break;
+    LK_FAIL_IF(examples.n >= LK_MAX_EXAMPLES, err, LEANK_E_FORMAT, lines.at.offset,
+               "%s:%zu: more than the %d examples allowed", name, lines.at.line, LK_MAX_EXAMPLES);
+    LK_TRY(check_keys(object, &lines.at, err));
+    LK_TRY(take_example(object, &lines.at, &examples, err));
+    json_decref(object);
+    object = NULL;
   }
   LK_FAIL_IF(examples.n == 0, err, LEANK_E_FORMAT, -1, "%s: no examples", name);
   *out = examples;
   examples = (lk_examples){0};
 cleanup:
+  json_decref(object);
   lk_examples_close(&examples);
   return status;
 }

@@ -1,10 +1,10 @@
 /* config.json of a Hugging Face model. */
-#include <jansson.h>
 #include <math.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/map.h"
+#include "formats/json_text.h"
 #include "formats/printable.h"
 #include "model/model_loader.h"
 
@@ -238,13 +238,8 @@ leank_status lk_model_config_read(const char *path, leank_model_info *info, lean
   char *text = NULL;
   size_t n_bytes = 0;
   json_t *config = NULL;
-  json_error_t why;
   LK_TRY(lk_file_read(path, MAX_CONFIG_BYTES, &text, &n_bytes, err));
-  config = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, &why);
-  LK_FAIL_IF(!config && json_error_code(&why) == json_error_out_of_memory, err, LEANK_E_MEMORY, -1,
-             "%s: out of memory", path);
-  LK_FAIL_IF(!config, err, LEANK_E_FORMAT, why.position, "%s: %s", path, show(why.text).text);
-  LK_FAIL_IF(!json_is_object(config), err, LEANK_E_FORMAT, 0, "%s: is no JSON object", path);
+  LK_TRY(lk_json_parse_object(text, n_bytes, false, &(lk_json_place){.name = path}, &config, err));
   LK_TRY(read_architecture(&r, config, info));
   LK_TRY(read_sizes(&r, config, info));
   LK_TRY(refuse_extras(&r, config));

@@ -1,7 +1,6 @@
 /* A Hugging Face folder: config.json beside one or many safetensors files. */
 #include <dirent.h>
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/map.h"
+#include "formats/json_text.h"
 #include "formats/printable.h"
 #include "model/model_loader.h"
 
@@ -100,12 +100,8 @@ static leank_status read_index(const char *path, json_t **out, leank_error *err)
   leank_status status = LEANK_OK;
   char *text = NULL;
   size_t n_bytes = 0;
-  json_error_t why;
   LK_TRY(lk_file_read(path, MAX_INDEX_BYTES, &text, &n_bytes, err));
-  *out = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, &why);
-  LK_FAIL_IF(!*out && json_error_code(&why) == json_error_out_of_memory, err, LEANK_E_MEMORY, -1,
-             "%s: out of memory", path);
-  LK_FAIL_IF(!*out, err, LEANK_E_FORMAT, why.position, "%s: %s", path, show(why.text).text);
+  LK_TRY(lk_json_parse_object(text, n_bytes, false, &(lk_json_place){.name = path}, out, err));
 cleanup:
   lk_free(text);
   return status;

@@ -1,12 +1,12 @@
 /* A tokenizer from a Hugging Face folder: tokenizer.json and, where they exist,
  * tokenizer_config.json, generation_config.json and chat_template.jinja. */
-#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/map.h"
+#include "formats/json_text.h"
 #include "text/tokenizer.h"
 
 enum { MAX_NESTING = 8 };
@@ -30,32 +30,23 @@ static char *join(const char *path, const char *file) {
 }
 
 /* The text of a file; *out stays NULL where it does not exist and need not. */
-static leank_status read_text(const char *path, const char *file, bool needed, size_t max_bytes,
-                              char **out, size_t *n_out, leank_error *err) {
-  leank_status status = LEANK_OK;
-  char *full = join(path, file);
-  LK_FAIL_IF(!full, err, LEANK_E_MEMORY, -1, "%s: out of memory", path);
-  if (needed || access(full, F_OK) == 0) LK_TRY(lk_file_read(full, max_bytes, out, n_out, err));
-cleanup:
-  lk_free(full);
-  return status;
+static leank_status read_text(const char *path, bool needed, size_t max_bytes, char **out,
+                              size_t *n_out, leank_error *err) {
+  if (!needed && access(path, F_OK) != 0) return LEANK_OK;
+  return lk_file_read(path, max_bytes, out, n_out, err);
 }
 
 static leank_status read_json(const char *path, const char *file, bool needed, size_t max_bytes,
                               json_t **out, leank_error *err) {
   leank_status status = LEANK_OK;
-  char *text = NULL;
+  char *full = join(path, file), *text = NULL;
   size_t n = 0;
-  json_error_t why;
-  LK_TRY(read_text(path, file, needed, max_bytes, &text, &n, err));
-  if (!text) return LEANK_OK;
-  *out = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
-  LK_FAIL_IF(!*out && json_error_code(&why) == json_error_out_of_memory, err, LEANK_E_MEMORY, -1,
-             "%s/%s: out of memory", path, file);
-  LK_FAIL_IF(!*out, err, LEANK_E_FORMAT, why.position, "%s/%s: %.160s", path, file, why.text);
-  LK_FAIL_IF(!json_is_object(*out), err, LEANK_E_FORMAT, -1, "%s/%s: not an object", path, file);
+  LK_FAIL_IF(!full, err, LEANK_E_MEMORY, -1, "%s: out of memory", path);
+  LK_TRY(read_text(full, needed, max_bytes, &text, &n, err));
+  if (text) LK_TRY(lk_json_parse_object(text, n, true, &(lk_json_place){.name = full}, out, err));
 cleanup:
   lk_free(text);
+  lk_free(full);
   return status;
 }
 
@@ -363,15 +354,16 @@ static lk_span find_jinja(const folder *f) {
 
 static leank_status open_files(folder *f, leank_error *err) {
   leank_status status = LEANK_OK;
+  char *jinja = join(f->path, "chat_template.jinja");
   f->name = join(f->path, "tokenizer.json");
-  LK_FAIL_IF(!f->name, err, LEANK_E_MEMORY, -1, "%s: out of memory", f->path);
+  LK_FAIL_IF(!f->name || !jinja, err, LEANK_E_MEMORY, -1, "%s: out of memory", f->path);
   LK_TRY(read_json(f->path, "tokenizer.json", true, LK_MAX_TOKENIZER_JSON, &f->root, err));
   LK_TRY(read_json(f->path, "tokenizer_config.json", false, LK_MAX_CONFIG_JSON, &f->config, err));
   LK_TRY(
       read_json(f->path, "generation_config.json", false, LK_MAX_CONFIG_JSON, &f->generation, err));
-  LK_TRY(read_text(f->path, "chat_template.jinja", false, LK_MAX_CONFIG_JSON, &f->jinja,
-                   &f->n_jinja, err));
+  LK_TRY(read_text(jinja, false, LK_MAX_CONFIG_JSON, &f->jinja, &f->n_jinja, err));
 cleanup:
+  lk_free(jinja);
   return status;
 }
 
