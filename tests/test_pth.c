@@ -1,4 +1,5 @@
 /* PyTorch .pth: files of torch.save (scripts/goldens/formats.py), and what must be refused. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -8,10 +9,12 @@
 #include <cmocka.h>
 
 #include "base/alloc.h"
+#include "base/dtype.h"
 #include "base/map.h"
 #include "formats/pth.h"
 #include "formats/zip_stored.h"
 #include "support/byte_string.h"
+#include "support/half.h"
 #include "support/hostile.h"
 
 static leank_status open_close(const void *bytes, size_t n_bytes, leank_error *err) {
@@ -71,6 +74,18 @@ static void test_types(void **state) {
   check_golden("uint8.pth", 1);
   check_golden("bool.pth", 1);
   check_golden("fraction.pth", 0.5f);
+}
+
+/* Every half precision number against the definition, as support/half.h has it. */
+static void test_halves(void **state) {
+  (void)state;
+  for (uint32_t h = 0; h <= UINT16_MAX; h++) {
+    const float got = lk_half_to_f32((uint16_t)h), want = lk_f16_to_f32((uint16_t)h);
+    if (isnan(want))
+      assert_true(isnan(got));
+    else
+      assert_memory_equal(&got, &want, sizeof got);
+  }
 }
 
 static void expect_golden(const char *name, leank_status status, const char *part) {
@@ -408,19 +423,13 @@ static void test_same_pickle(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_structures),
-      cmocka_unit_test(test_types),
-      cmocka_unit_test(test_refused_goldens),
-      cmocka_unit_test(test_hostile),
-      cmocka_unit_test(test_pickles),
-      cmocka_unit_test(test_deep_pickle),
-      cmocka_unit_test(test_tensors),
-      cmocka_unit_test(test_missing_storage),
-      cmocka_unit_test(test_members),
-      cmocka_unit_test(test_lying_directory),
-      cmocka_unit_test(test_crc),
-      cmocka_unit_test(test_nested_members),
-      cmocka_unit_test(test_round_trip),
+      cmocka_unit_test(test_structures),      cmocka_unit_test(test_types),
+      cmocka_unit_test(test_halves),          cmocka_unit_test(test_refused_goldens),
+      cmocka_unit_test(test_hostile),         cmocka_unit_test(test_pickles),
+      cmocka_unit_test(test_deep_pickle),     cmocka_unit_test(test_tensors),
+      cmocka_unit_test(test_missing_storage), cmocka_unit_test(test_members),
+      cmocka_unit_test(test_lying_directory), cmocka_unit_test(test_crc),
+      cmocka_unit_test(test_nested_members),  cmocka_unit_test(test_round_trip),
       cmocka_unit_test(test_same_pickle),
   };
   return cmocka_run_group_tests_name("pth", tests, NULL, NULL);

@@ -55,6 +55,15 @@ static inline float lk_bf16_to_f32(uint16_t h) {
   memcpy(&f, &u, sizeof f);
   return f;
 }
+/* IEEE binary16 to fp32, exact. For what is read once: kernels have their own (half_float.h). */
+static inline float lk_half_to_f32(uint16_t h) {
+  const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = h >> 10 & 31u, m = h & 1023u;
+  const uint32_t u = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | m << 13;
+  float f;
+  if (exponent == 0) return (sign ? -1.0f : 1.0f) * (float)m * 0x1p-24f; /* 0 and subnormals */
+  memcpy(&f, &u, sizeof f);
+  return f;
+}
 static inline uint16_t lk_f32_to_bf16(float f) {
   uint32_t u;
   memcpy(&u, &f, sizeof u);

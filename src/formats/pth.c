@@ -163,16 +163,6 @@ static size_t element_bytes(lk_pickle_global type) {
   }
 }
 
-static float half_to_f32(uint16_t h) {
-  const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023;
-  uint32_t bits = sign | (exponent + 112) << 23 | mantissa << 13;
-  if (exponent == 0) return (sign ? -1.0f : 1.0f) * (float)mantissa * 0x1p-24f;
-  if (exponent == 31) bits = sign | 0x7f800000u | mantissa << 13;
-  float f;
-  memcpy(&f, &bits, sizeof f);
-  return f;
-}
-
 static float load_element(lk_pickle_global type, const unsigned char *p) {
   uint64_t u;
   uint32_t v;
@@ -187,7 +177,7 @@ static float load_element(lk_pickle_global type, const unsigned char *p) {
     v = lk_load_le32(p);
     memcpy(&f, &v, sizeof f);
     return f;
-  case LK_GLOBAL_HALF: return half_to_f32(lk_load_le16(p));
+  case LK_GLOBAL_HALF: return lk_half_to_f32(lk_load_le16(p));
   case LK_GLOBAL_BFLOAT16: return lk_bf16_to_f32(lk_load_le16(p));
   default: return p[0];
   }

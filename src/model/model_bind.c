@@ -61,27 +61,11 @@ static size_t dim_size(const leank_model_info *m, dim d) {
   return 0;
 }
 
-static float f16_to_f32(uint16_t h) {
-  const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u;
-  uint32_t mantissa = h & 1023u, u;
-  float f;
-  if (exponent == 31)
-    u = sign | 0x7f800000u | mantissa << 13;
-  else if (exponent > 0)
-    u = sign | (exponent + 112) << 23 | mantissa << 13;
-  else { /* zero or subnormal: mantissa * 2^-24 is exact */
-    f = (float)mantissa * 0x1p-24f;
-    return sign ? -f : f;
-  }
-  memcpy(&f, &u, sizeof f);
-  return f;
-}
-
 static void widen(const lk_tensor *from, float *to) {
   for (size_t i = 0; i < from->n_cols; i++) {
     uint16_t h;
     memcpy(&h, (const unsigned char *)from->data + 2 * i, sizeof h);
-    to[i] = from->type == LK_F16 ? f16_to_f32(h) : lk_bf16_to_f32(h);
+    to[i] = from->type == LK_F16 ? lk_half_to_f32(h) : lk_bf16_to_f32(h);
   }
 }
 
