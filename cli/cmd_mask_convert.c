@@ -23,11 +23,12 @@ static int import_info(const leank_mask *mask, const char *file, const char *con
   if (!info->method[0]) snprintf(info->method, sizeof info->method, "import");
   if (!info->data[0]) snprintf(info->data, sizeof info->data, "%s", cli_base_name(file));
   if (config) {
-    if (leank_model_read_info(config, &model, &err) != LEANK_OK) return cli_fail(&err);
-    mask_meta_from_model(info, &model);
+    if (leank_model_read_info(config, &model, &err) != LEANK_OK ||
+        leank_mask_check(mask, &model, NULL, &err) != LEANK_OK)
+      return cli_fail(&err);
+    leank_mask_info_set_model(info, &model);
   }
   mask_meta_apply(meta, info);
-  if (config && leank_mask_check(mask, &model, NULL, &err) != LEANK_OK) return cli_fail(&err);
   return CLI_GO;
 }
 

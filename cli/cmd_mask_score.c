@@ -76,10 +76,7 @@ static int score(const score_options *o, const char *path, float *scores, size_t
 static void describe(const score_options *o, const leank_model_info *model, size_t n_used,
                      leank_mask_info *info) {
   leank_mask_info_default(info);
-  info->n_layers = model->n_layers;
-  info->n_kv_heads = model->n_kv_heads;
-  info->head_dim = model->head_dim;
-  mask_meta_from_model(info, model);
+  leank_mask_info_set_model(info, model);
   memcpy(info->fingerprint, model->fingerprint, sizeof info->fingerprint);
   mask_meta_apply(&o->meta, info);
   info->ratio_asked = o->ratio;

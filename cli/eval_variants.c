@@ -7,7 +7,6 @@
 
 #include "cli_console.h"
 #include "cli_report.h"
-#include "mask_meta.h"
 #include "mask_scores.h"
 
 const char eval_baselines_help[] =
@@ -93,12 +92,9 @@ int eval_variants_round(const cli_engine *engine, const float *scores, const lea
   leank_error err;
   uint8_t *kept = cli_alloc(cli_n_channels(m), 1);
   leank_mask_info_default(&info);
-  info.n_layers = m->n_layers;
-  info.n_kv_heads = m->n_kv_heads;
-  info.head_dim = m->head_dim;
+  leank_mask_info_set_model(&info, m);
   info.ratio_asked = ratio;
   info.align = align;
-  mask_meta_from_model(&info, m);
   if (like) {
     info.n_sink = leank_mask_get_info(like)->n_sink;
     info.n_recent = leank_mask_get_info(like)->n_recent;

@@ -22,7 +22,5 @@ typedef struct mask_meta {
 
 mask_meta mask_meta_default(void);
 void mask_meta_apply(const mask_meta *meta, leank_mask_info *info);
-/* Architecture and RoPE; not the sizes, which are the mask's own. */
-void mask_meta_from_model(leank_mask_info *info, const leank_model_info *model);
 
 #endif

@@ -54,6 +54,54 @@ static void test_create(void **state) {
   leank_mask_close(NULL);
 }
 
+static void test_shares(void **state) {
+  (void)state;
+  const leank_mask_info info = small_info();
+  uint8_t kept[N];
+  leank_mask *mask = NULL;
+  double k = -1, v = -1;
+  fill_pattern(kept);
+  memset(kept, 0, D);         /* one of L * H heads keeps nothing, */
+  memset(kept + D, 1, 2 * D); /* two keep all */
+  size_t n_kept = 0;
+  for (size_t i = 0; i < N; i++) n_kept += kept[i];
+  assert_int_equal(leank_mask_create(&info, kept, NULL, &mask, NULL), LEANK_OK);
+  leank_mask_get_shares(mask, &k, &v);
+  assert_true(k == (double)n_kept / N);
+  assert_true(v == (double)(L * H - 1) / (L * H));
+  leank_mask_close(&mask);
+}
+
+/* What is set fits the model in all that is checked, and says nothing of its weights. */
+static void test_set_model(void **state) {
+  (void)state;
+  const leank_model_info model = {.architecture = "qwen2",
+                                  .fingerprint = "0123456789abcdef",
+                                  .n_layers = L,
+                                  .n_kv_heads = H,
+                                  .head_dim = D,
+                                  .rope_theta = 1e6,
+                                  .rope_scaling = LEANK_ROPE_YARN,
+                                  .rope_factor = 4};
+  leank_mask_info info;
+  uint8_t kept[N];
+  leank_mask *mask = NULL;
+  bool same = false;
+  fill_pattern(kept);
+  leank_mask_info_default(&info);
+  info.n_recent = 512;
+  leank_mask_info_set_model(&info, &model);
+  assert_int_equal(info.n_recent, 512);
+  assert_int_equal(leank_mask_create(&info, kept, NULL, &mask, NULL), LEANK_OK);
+  assert_int_equal(leank_mask_check(mask, &model, &same, NULL), LEANK_OK);
+  assert_true(same && info.fingerprint[0] == 0);
+  const leank_mask_info *got = leank_mask_get_info(mask);
+  assert_string_equal(got->architecture, "qwen2");
+  assert_true(got->rope_theta == 1e6 && got->rope_scaling == LEANK_ROPE_YARN &&
+              got->rope_factor == 4);
+  leank_mask_close(&mask);
+}
+
 static void refuse(const leank_mask_info *info, const uint8_t *kept, const float *alpha) {
   leank_mask *mask = NULL;
   leank_error err = {.code = LEANK_OK};
@@ -311,7 +359,8 @@ static void test_map_refuses(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_create),       cmocka_unit_test(test_create_refuses),
+      cmocka_unit_test(test_create),       cmocka_unit_test(test_shares),
+      cmocka_unit_test(test_set_model),    cmocka_unit_test(test_create_refuses),
       cmocka_unit_test(test_short_struct), cmocka_unit_test(test_create_allocations),
       cmocka_unit_test(test_check),        cmocka_unit_test(test_fingerprint),
       cmocka_unit_test(test_map),          cmocka_unit_test(test_pairs_by_hand),

@@ -39,6 +39,9 @@ typedef struct leank_mask_info {
 } leank_mask_info;
 
 LEANK_API void leank_mask_info_default(leank_mask_info *info);
+/* Writes what a mask has from the model it is for: sizes, architecture, RoPE. Not the fingerprint,
+ * which says that it was made from these very weights. */
+LEANK_API void leank_mask_info_set_model(leank_mask_info *info, const leank_model_info *model);
 
 /* A mask from kept[L][Hk][D] (0 or 1, half order) and, optionally, alpha[L][Hk][D] in [0,1] (may be
  * NULL). Both are copied. info gives the sizes and the story; ratio_reached is computed, order is
@@ -67,6 +70,9 @@ LEANK_API const uint8_t *leank_mask_get_kept(const leank_mask *mask);
 LEANK_API const float *leank_mask_get_alpha(const leank_mask *mask);
 /* Number of kept channels Dk(l, h); 0 for a head out of range. */
 LEANK_API size_t leank_mask_n_kept(const leank_mask *mask, size_t layer, size_t kv_head);
+/* Shares of the middle, 0 .. 1: of K's channels those that are kept, of V's heads those that keep
+ * any channel. */
+LEANK_API void leank_mask_get_shares(const leank_mask *mask, double *k_kept, double *v_kept);
 
 /* LEANK_OK where the mask fits the model; LEANK_E_MISMATCH with a message that says what differs
  * (sizes, RoPE). *same_weights (may be NULL) is false where both fingerprints are known and

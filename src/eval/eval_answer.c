@@ -239,13 +239,7 @@ static leank_status think_mask(const run *r, const leank_eval_variant *v, leank_
   LK_TRY(leank_mask_round(scores, m->n_layers, m->n_kv_heads, m->head_dim, v->think_ratio, 1,
                           LEANK_BUDGET_PER_HEAD, false, kept, err));
   leank_mask_info_default(&info);
-  info.n_layers = m->n_layers;
-  info.n_kv_heads = m->n_kv_heads;
-  info.head_dim = m->head_dim;
-  memcpy(info.architecture, m->architecture, sizeof info.architecture);
-  info.rope_theta = m->rope_theta;
-  info.rope_scaling = m->rope_scaling;
-  info.rope_factor = m->rope_factor;
+  leank_mask_info_set_model(&info, m);
   info.ratio_asked = v->think_ratio;
   info.n_sink = v->think_n_sink;
   info.n_recent = v->think_n_recent;
@@ -254,19 +248,6 @@ cleanup:
   lk_free(kept);
   lk_free(scores);
   return status;
-}
-
-static void count_kept(const leank_mask *mask, leank_eval_result *out) {
-  const leank_mask_info *info = leank_mask_get_info(mask);
-  const double n_heads = (double)(info->n_layers * info->n_kv_heads);
-  size_t kept = 0, heads = 0;
-  for (size_t l = 0; l < info->n_layers; l++)
-    for (size_t h = 0; h < info->n_kv_heads; h++) {
-      kept += leank_mask_n_kept(mask, l, h);
-      heads += leank_mask_n_kept(mask, l, h) > 0;
-    }
-  out->k_kept = (double)kept / (n_heads * (double)info->head_dim);
-  out->v_kept = (double)heads / n_heads;
 }
 
 /* The cache after the answer's first n tokens. */
@@ -305,7 +286,7 @@ static leank_status answer_variant(run *r, const leank_eval_variant *variant,
   lk_logit_rows rows = {0};
   if (!variant->mask) LK_TRY(think_mask(r, variant, &made, err));
   const leank_mask *mask = made ? made : variant->mask;
-  count_kept(mask, out);
+  leank_mask_get_shares(mask, &out->k_kept, &out->v_kept);
   LK_TRY(open_session(r, mask, &session, err));
   LK_TRY(leank_session_pack_from(session, 0, r->dense, 0, err));
   out->stored_bytes = stored_bytes(session);

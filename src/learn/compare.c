@@ -171,19 +171,6 @@ cleanup:
   return status;
 }
 
-static void count_kept(const leank_mask *mask, leank_mask_report *r) {
-  const leank_mask_info *info = leank_mask_get_info(mask);
-  const double n_heads = (double)(info->n_layers * info->n_kv_heads);
-  size_t kept = 0, heads = 0;
-  for (size_t l = 0; l < info->n_layers; l++)
-    for (size_t h = 0; h < info->n_kv_heads; h++) {
-      kept += leank_mask_n_kept(mask, l, h);
-      heads += leank_mask_n_kept(mask, l, h) > 0;
-    }
-  r->k_kept = (double)kept / (n_heads * (double)info->head_dim);
-  r->v_kept = (double)heads / n_heads;
-}
-
 leank_status leank_masks_compare(const leank_model *model, const leank_dataset *dataset,
                                  const leank_mask *const *masks, size_t n_masks,
                                  const leank_compare_options *options, leank_mask_report *reports,
@@ -198,7 +185,7 @@ leank_status leank_masks_compare(const leank_model *model, const leank_dataset *
   for (size_t i = 0; i < c.prefill.n_contexts; i++) LK_TRY(compare_context(&c, i, err));
   for (size_t i = 0; i < n_masks; i++) {
     lk_score_report(&c.scores[i], &reports[i]);
-    count_kept(masks[i], &reports[i]);
+    leank_mask_get_shares(masks[i], &reports[i].k_kept, &reports[i].v_kept);
   }
 cleanup:
   close_all(&c);

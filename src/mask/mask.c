@@ -24,6 +24,16 @@ void leank_mask_info_default(leank_mask_info *info) {
   };
 }
 
+void leank_mask_info_set_model(leank_mask_info *info, const leank_model_info *model) {
+  info->n_layers = model->n_layers;
+  info->n_kv_heads = model->n_kv_heads;
+  info->head_dim = model->head_dim;
+  memcpy(info->architecture, model->architecture, sizeof info->architecture);
+  info->rope_theta = model->rope_theta;
+  info->rope_scaling = model->rope_scaling;
+  info->rope_factor = model->rope_factor;
+}
+
 /* ---- creating ---- */
 
 /* NUL-terminated inside its array, and text that a file can hold. */
@@ -175,6 +185,19 @@ size_t leank_mask_n_kept(const leank_mask *mask, size_t layer, size_t kv_head) {
   if (layer >= info->n_layers || kv_head >= info->n_kv_heads) return 0;
   const size_t head = layer * info->n_kv_heads + kv_head;
   return count_kept(mask->kept + head * info->head_dim, info->head_dim);
+}
+
+void leank_mask_get_shares(const leank_mask *mask, double *k_kept, double *v_kept) {
+  const leank_mask_info *info = &mask->info;
+  const size_t n_heads = info->n_layers * info->n_kv_heads;
+  size_t kept = 0, heads = 0;
+  for (size_t i = 0; i < n_heads; i++) {
+    const size_t n = count_kept(mask->kept + i * info->head_dim, info->head_dim);
+    kept += n;
+    heads += n > 0;
+  }
+  *k_kept = (double)kept / (double)(n_heads * info->head_dim);
+  *v_kept = (double)heads / (double)n_heads;
 }
 
 /* ---- mask and model ---- */
