@@ -5,6 +5,7 @@
 #include "bench/bench_caches.h"
 #include "bench/bench_run.h"
 #include "kernels/attention/attend.h"
+#include "mask/mask.h"
 
 enum { MAX_CACHES = 64 };
 

@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "base/rng.h"
+#include "mask/mask.h"
 
 enum { MAX_SEQS = 1 << 16, MAX_HEADS = 1 << 12, MAX_LAYERS = 1 << 16 };
 

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "mask/mask.h"
+
 static size_t n_weights(const lk_seen_mask *s) { return s->n_layers * s->n_kv_heads * s->head_dim; }
 
 leank_status lk_seen_mask_open(const leank_model_info *info, lk_backend *backend, lk_seen_mask *out,
