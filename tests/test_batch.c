@@ -33,14 +33,8 @@ static int set_up_shape(void **state, size_t shape) {
   lk_case_open(&f->c, &spec);
   for (size_t i = 0; i < N_SEQS; i++) f->tokens[i] = lk_random_tokens(&spec, N_CTX, 100 + i);
   f->kept = lk_random_kept(&spec, 0);
-  f->setup = (lk_setup){.kept = f->kept,
-                        .n_sink = 64,
-                        .n_recent = 64,
-                        .policy = LEANK_POLICY_MEAN,
-                        .mean_compensation = true,
-                        .kv_type = LEANK_KV_F32,
-                        .n_ctx = N_CTX,
-                        .n_seqs = N_SEQS};
+  f->setup = lk_means_setup(f->kept, N_CTX);
+  f->setup.n_seqs = N_SEQS;
   *state = f;
   return 0;
 }

@@ -35,22 +35,7 @@ static int check_live(void **state) {
 
 static leank_session *open_session(const leank_model *m, const leank_mask *mask, size_t n_ctx,
                                    size_t n_seqs) {
-  leank_session_options options;
-  leank_session *s = NULL;
-  leank_error err = {0};
-  leank_session_options_default(&options);
-  options.device = LEANK_DEVICE_CUDA;
-  options.mask = mask;
-  options.n_ctx = n_ctx;
-  options.n_seqs = n_seqs;
-  options.n_threads = 1;
-  lk_assert_ok(leank_session_open(m, &options, &s, &err), &err);
-  return s;
-}
-
-static void step_of(leank_session *s, size_t seq, leank_token token, float *logits) {
-  leank_error err = {0};
-  lk_assert_ok(leank_session_decode(s, 1, &seq, &token, logits, &err), &err);
+  return lk_synthetic_session(m, mask, n_ctx, n_seqs, LEANK_KV_BF16, LEANK_DEVICE_CUDA);
 }
 
 /* The device's weights are those of the processor: the same bits of logits come of both. Each
@@ -66,8 +51,8 @@ static void test_the_device_makes_the_weights(void **state) {
                   *second = open_session(there, NULL, N_STEPS, 1);
     float got[V], want[V];
     for (size_t i = 0; i < N_STEPS; i++) {
-      step_of(a, 0, (leank_token)i, got);
-      step_of(second, 0, (leank_token)i, want);
+      lk_synthetic_step(a, 0, (leank_token)i, got);
+      lk_synthetic_step(second, 0, (leank_token)i, want);
       assert_memory_equal(got, want, sizeof want);
     }
     assert_int_equal(lk_cuda_mock.n_made - n_made, (qwen2 ? 1 : 2) + 7 * SYNTHETIC_L);
@@ -77,8 +62,8 @@ static void test_the_device_makes_the_weights(void **state) {
     a = open_session(there, NULL, N_STEPS, 1);
     leank_session *b = open_session(here, NULL, N_STEPS, 1);
     for (size_t i = 0; i < N_STEPS; i++) {
-      step_of(a, 0, (leank_token)i, got);
-      step_of(b, 0, (leank_token)i, want);
+      lk_synthetic_step(a, 0, (leank_token)i, got);
+      lk_synthetic_step(b, 0, (leank_token)i, want);
       assert_memory_equal(got, want, sizeof want);
       assert_true(isfinite(got[i % V]));
     }
@@ -110,7 +95,7 @@ static void test_weights_that_fail(void **state) {
   }
   assert_true(n_failed > 0);
   leank_session *fresh = open_session(m, NULL, 64, 1);
-  step_of(fresh, 0, token, want);
+  lk_synthetic_step(fresh, 0, token, want);
   assert_memory_equal(got, want, sizeof want);
   leank_session_close(&fresh);
   leank_session_close(&s);
@@ -134,9 +119,9 @@ static void test_random_content(void **state) {
   leank_session_get_memory(filled, &memory);
   assert_int_equal(memory.n_lean_pages, 2 * ((N - 128) / 64));
   for (size_t i = N; i < N_CTX; i++) {
-    step_of(packed, 0, (leank_token)(i % V), want);
+    lk_synthetic_step(packed, 0, (leank_token)(i % V), want);
     for (size_t s = 0; s < 2; s++) {
-      step_of(filled, s, (leank_token)(i % V), got);
+      lk_synthetic_step(filled, s, (leank_token)(i % V), got);
       assert_memory_equal(got, want, sizeof want);
     }
   }

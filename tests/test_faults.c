@@ -15,11 +15,6 @@
 
 enum { V = 97, P = LEANK_PAGE_TOKENS };
 
-static lk_setup small_setup(const uint8_t *kept, size_t n_ctx) {
-  return (lk_setup){
-      .kept = kept, .n_sink = 64, .n_recent = 64, .kv_type = LEANK_KV_F32, .n_ctx = n_ctx};
-}
-
 /* Rows that follow the tokens of `context`, under another setup or with a fault. Rows of a first
  * turn depend on no mask, so one context serves all. */
 static double *follow(const lk_case *c, const lk_oracle *context, const lk_setup *setup,
@@ -62,7 +57,7 @@ static void test_fault_1_every_head_of_every_group_is_computed(void **state) {
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, N + ON, 1);
   uint8_t *kept = grouped_kept(&spec);
-  const lk_setup setup = small_setup(kept, N + ON);
+  const lk_setup setup = lk_small_setup(kept, N + ON);
   float *got = lk_run_fresh(&c, &setup, tokens, LK_CALLS({LK_TURN, N}, {LK_DECODE, ON}));
   lk_oracle *context = context_of(&c, &setup, tokens, N);
   double *want = follow(&c, context, &setup, LK_FAULT_NONE, 0, 0, tokens + N, ON);
@@ -72,7 +67,7 @@ static void test_fault_1_every_head_of_every_group_is_computed(void **state) {
     assert_non_null(without);
     memcpy(without, kept, spec.n_layers * 8 * 16);
     memset(without + h * 16, 0, 16);
-    const lk_setup lost = small_setup(without, N + ON);
+    const lk_setup lost = lk_small_setup(without, N + ON);
     double *faulty = follow(&c, context, &lost, LK_FAULT_NONE, 0, 0, tokens + N, ON);
     lk_assert_differ(faulty, want, (size_t)ON * V, 20 * LK_TOLERANCE_F32, "one head lost");
     free(faulty);
@@ -97,7 +92,7 @@ static void test_fault_2_a_batch_keeps_every_middle(void **state) {
   uint8_t *kept = lk_random_kept(&spec, 0);
   uint8_t *nothing = calloc(spec.n_layers * spec.n_kv_heads * spec.head_dim, 1);
   assert_non_null(nothing);
-  lk_setup setup = small_setup(kept, N_CTX);
+  lk_setup setup = lk_small_setup(kept, N_CTX);
   setup.n_seqs = N_SEQS;
   lk_setup lost = setup;
   lost.kept = nothing;
@@ -147,7 +142,7 @@ static void check_merge(const lk_case *c, leank_kv_type kv_type, double toleranc
   leank_token *tokens = lk_random_tokens(&c->spec, N, 21);
   uint8_t *kept = lk_all_kept(&c->spec);
   for (size_t i = 0; i < c->spec.head_dim; i += 2) kept[i] = 0;
-  lk_setup setup = small_setup(kept, N);
+  lk_setup setup = lk_small_setup(kept, N);
   setup.kv_type = kv_type;
   setup.cpu = LEANK_CPU_C; /* its arithmetic is fp32 whatever the cache */
   const lk_call calls[] = {{LK_DECODE, N}};
@@ -188,7 +183,7 @@ static void test_fault_4_prompts_around_the_window(void **state) {
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, N_ALL, 31);
   uint8_t *kept = lk_random_kept(&spec, 0);
-  const lk_setup lean = small_setup(kept, N_ALL), dense = small_setup(NULL, N_ALL);
+  const lk_setup lean = lk_small_setup(kept, N_ALL), dense = lk_small_setup(NULL, N_ALL);
   for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
     const size_t n = lengths[i];
     const lk_call calls[] = {{LK_TURN, n}, {LK_DECODE, N_ALL - n}};
@@ -216,7 +211,7 @@ static void test_fault_5_one_length_for_all_layers(void **state) {
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, 400, 41);
   uint8_t *kept = lk_random_kept(&spec, 0);
-  const lk_setup setup = small_setup(kept, 400);
+  const lk_setup setup = lk_small_setup(kept, 400);
   const lk_call calls[] = {{LK_TURN, 130}, {LK_DECODE, 1},  {LK_TURN, 75},  {LK_DECODE, 2},
                            {LK_TURN, 1},   {LK_DECODE, 71}, {LK_SCORE, 20}, {LK_TURN, 100}};
   lk_subject s;
@@ -250,7 +245,7 @@ static void test_fault_6_ragged_forks_of_one_prefix_with_second_prompts(void **s
   lk_case c;
   lk_case_open(&c, &spec);
   uint8_t *kept = lk_random_kept(&spec, 0);
-  lk_setup setup = small_setup(kept, N_CTX);
+  lk_setup setup = lk_small_setup(kept, N_CTX);
   setup.n_seqs = N_SEQS;
   setup.prefill_chunk = 64;
   lk_subject s;
@@ -314,7 +309,7 @@ static void test_fault_7_the_middle_is_never_copied(void **state) {
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, 1000, 61);
   uint8_t *kept = lk_random_kept(&spec, 0);
-  lk_setup setup = small_setup(kept, 900);
+  lk_setup setup = lk_small_setup(kept, 900);
   setup.n_seqs = 2;
   lk_subject s;
   lk_subject_open(&s, &c, &setup);
@@ -377,7 +372,7 @@ static void test_fault_8_no_length_loses_its_tail(void **state) {
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, 5010, 71);
   uint8_t *kept = lk_random_kept(&spec, 5); /* half of the channels */
-  const lk_setup setup = small_setup(kept, 5010);
+  const lk_setup setup = lk_small_setup(kept, 5010);
   lk_oracle *oracle = context_of(&c, &setup, tokens, lengths[0]);
   for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
     check_tail(&c, &setup, oracle, tokens, lengths[i]);
@@ -413,7 +408,7 @@ static void test_fault_9_what_the_mask_records_is_what_is_deployed(void **state)
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, 500, 81);
   uint8_t *kept = lk_random_kept(&spec, 0);
-  lk_setup recorded = small_setup(kept, 500), other = recorded;
+  lk_setup recorded = lk_small_setup(kept, 500), other = recorded;
   recorded.n_sink = 128;
   recorded.n_recent = 100;
   recorded.policy = LEANK_POLICY_MEAN;
@@ -458,7 +453,7 @@ static void test_fault_9_options_that_mean_nothing_are_refused(void **state) {
   lk_case c;
   lk_case_open(&c, &spec);
   uint8_t *kept = lk_random_kept(&spec, 0);
-  const lk_setup setup = small_setup(kept, 300);
+  const lk_setup setup = lk_small_setup(kept, 300);
   leank_mask *mask = lk_setup_mask(&c, &setup);
   leank_session_options good = lk_setup_options(&setup), bad;
   good.mask = mask;
@@ -486,7 +481,7 @@ static void test_fault_9_options_that_mean_nothing_are_refused(void **state) {
   lk_case other;
   lk_case_open(&other, &other_spec);
   uint8_t *other_kept = lk_random_kept(&other_spec, 0);
-  const lk_setup other_setup = small_setup(other_kept, 300);
+  const lk_setup other_setup = lk_small_setup(other_kept, 300);
   good.mask = mask = lk_setup_mask(&other, &other_setup);
   assert_int_equal(leank_session_open(c.model, &good, &session, &err), LEANK_E_MISMATCH);
   assert_null(session);

@@ -16,13 +16,9 @@
 enum { V = 97 };
 
 static lk_setup q8_setup(const uint8_t *kept, size_t n_ctx) {
-  return (lk_setup){.kept = kept,
-                    .n_sink = 64,
-                    .n_recent = 64,
-                    .policy = LEANK_POLICY_MEAN,
-                    .mean_compensation = true,
-                    .kv_type = LEANK_KV_Q8,
-                    .n_ctx = n_ctx};
+  lk_setup setup = lk_means_setup(kept, n_ctx);
+  setup.kv_type = LEANK_KV_Q8;
+  return setup;
 }
 
 /* What the rounding of the middle changes: that an oracle without it gives, against one with it. */

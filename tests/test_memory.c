@@ -248,13 +248,7 @@ static int set_up(void **state) {
   lk_case_open(&f->c, &spec);
   f->tokens = lk_random_tokens(&spec, 1000, 3);
   f->kept = lk_random_kept(&spec, 0);
-  f->setup = (lk_setup){.kept = f->kept,
-                        .n_sink = 64,
-                        .n_recent = 64,
-                        .policy = LEANK_POLICY_MEAN,
-                        .mean_compensation = true,
-                        .kv_type = LEANK_KV_F32,
-                        .n_ctx = 640};
+  f->setup = lk_means_setup(f->kept, 640);
   *state = f;
   return 0;
 }

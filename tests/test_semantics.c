@@ -16,11 +16,6 @@
 enum { V = 97, P = LEANK_PAGE_TOKENS };
 
 /* n_sink = n_recent = 64, f32, all kinds of kept counts. */
-static lk_setup small_setup(const uint8_t *kept, size_t n_ctx) {
-  return (lk_setup){
-      .kept = kept, .n_sink = 64, .n_recent = 64, .kv_type = LEANK_KV_F32, .n_ctx = n_ctx};
-}
-
 static void check(const lk_case *c, const lk_setup *setup, const leank_token *tokens,
                   const char *what, double tolerance, const lk_call *calls, size_t n_calls) {
   const size_t n_rows = lk_calls_rows(calls, n_calls);
@@ -42,7 +37,7 @@ static void test_every_shape_matches_the_oracle(void **state) {
     leank_token *tokens = lk_random_tokens(&spec, 420, i);
     for (uint64_t seed = 0; seed < 3; seed++) {
       uint8_t *kept = lk_random_kept(&spec, seed);
-      const lk_setup setup = small_setup(kept, 420);
+      const lk_setup setup = lk_small_setup(kept, 420);
       char what[64];
       snprintf(what, sizeof what, "shape %zu, mask %d", i, (int)seed);
       check(&c, &setup, tokens, what, LK_TOLERANCE_F32,
@@ -65,7 +60,7 @@ static void test_every_length_of_a_first_turn(void **state) {
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, 324, 1);
   uint8_t *kept = lk_random_kept(&spec, 2);
-  const lk_setup setup = small_setup(kept, 324);
+  const lk_setup setup = lk_small_setup(kept, 324);
   for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
     char what[64];
     snprintf(what, sizeof what, "turn of %zu tokens", lengths[i]);
@@ -84,7 +79,7 @@ static void test_decoding_from_the_first_token_across_pages(void **state) {
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, 400, 5);
   uint8_t *kept = lk_random_kept(&spec, 1);
-  const lk_setup setup = small_setup(kept, 400);
+  const lk_setup setup = lk_small_setup(kept, 400);
   check(&c, &setup, tokens, "decode 400", LK_TOLERANCE_F32, LK_CALLS({LK_DECODE, 400}));
   check(&c, &setup, tokens, "score 400", LK_TOLERANCE_F32, LK_CALLS({LK_SCORE, 400}));
   free(kept);
@@ -99,7 +94,7 @@ static void test_default_sink_and_window(void **state) {
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, 1100, 6);
   uint8_t *kept = lk_random_kept(&spec, 1);
-  lk_setup setup = small_setup(kept, 1100);
+  lk_setup setup = lk_small_setup(kept, 1100);
   setup.n_sink = 128;
   setup.n_recent = 768;
   check(&c, &setup, tokens, "128 + 768", LK_TOLERANCE_F32,
@@ -119,7 +114,7 @@ static void test_every_sink_and_window(void **state) {
   uint8_t *kept = lk_random_kept(&spec, 3);
   for (size_t i = 0; i < sizeof sinks / sizeof *sinks; i++)
     for (size_t j = 0; j < sizeof recents / sizeof *recents; j++) {
-      lk_setup setup = small_setup(kept, 420);
+      lk_setup setup = lk_small_setup(kept, 420);
       setup.n_sink = sinks[i];
       setup.n_recent = recents[j];
       char what[64];
@@ -138,7 +133,7 @@ static void check_policy(const lk_case *c, uint64_t mask_seed, leank_policy poli
                          bool mean_compensation, const char *what) {
   leank_token *tokens = lk_random_tokens(&c->spec, 500, 11);
   uint8_t *kept = lk_random_kept(&c->spec, mask_seed);
-  lk_setup setup = small_setup(kept, 500);
+  lk_setup setup = lk_small_setup(kept, 500);
   setup.policy = policy;
   setup.mean_compensation = mean_compensation;
   const lk_call calls[] = {
@@ -179,7 +174,7 @@ static void test_dropped_heads_do_not_see_the_middle_with_logit_zero(void **stat
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, 330, 12);
   uint8_t *kept = lk_random_kept(&spec, 0);
-  const lk_setup setup = small_setup(kept, 330);
+  const lk_setup setup = lk_small_setup(kept, 330);
   const lk_call calls[] = {{LK_TURN, 300}, {LK_DECODE, 30}};
   check(&c, &setup, tokens, "drop", LK_TOLERANCE_F32, calls, 2);
   double *want = lk_oracle_fresh(&c, &setup, tokens, calls, 2);
@@ -212,7 +207,7 @@ static void test_any_prefill_chunk_gives_the_same_bits(void **state) {
   for (size_t t = 0; t < 3; t++) {
     float *first = NULL;
     for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
-      lk_setup setup = small_setup(kept, 560);
+      lk_setup setup = lk_small_setup(kept, 560);
       setup.kv_type = all_types[t];
       setup.prefill_chunk = chunks[i];
       setup.policy = LEANK_POLICY_MEAN;
@@ -239,7 +234,7 @@ static void check_short_equals_dense(const lk_case *c, leank_kv_type kv_type,
   enum { N_LAST = 64 + 64 + P - 1 };
   leank_token *tokens = lk_random_tokens(&c->spec, N_LAST + 1, 22);
   uint8_t *kept = lk_random_kept(&c->spec, 0);
-  lk_setup lean = small_setup(kept, N_LAST + 1);
+  lk_setup lean = lk_small_setup(kept, N_LAST + 1);
   lean.kv_type = kv_type;
   lean.cpu = level;
   lean.policy = LEANK_POLICY_MEAN;
@@ -274,7 +269,7 @@ static void check_full_mask_equals_dense(const lk_case *c, leank_kv_type kv_type
                                          leank_cpu_level level, leank_policy policy) {
   leank_token *tokens = lk_random_tokens(&c->spec, 480, 23);
   uint8_t *kept = lk_all_kept(&c->spec);
-  lk_setup lean = small_setup(kept, 480);
+  lk_setup lean = lk_small_setup(kept, 480);
   lean.kv_type = kv_type;
   lean.cpu = level;
   lean.policy = policy;
@@ -317,7 +312,7 @@ static void test_scoring_is_decoding(void **state) {
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, 450, 31);
   uint8_t *kept = lk_random_kept(&spec, 2);
-  const lk_setup setup = small_setup(kept, 450);
+  const lk_setup setup = lk_small_setup(kept, 450);
   float *decoded = lk_run_fresh(&c, &setup, tokens, LK_CALLS({LK_TURN, 150}, {LK_DECODE, 300}));
   float *scored = lk_run_fresh(&c, &setup, tokens, LK_CALLS({LK_TURN, 150}, {LK_SCORE, 300}));
   float *pieces = lk_run_fresh(&c, &setup, tokens,
@@ -344,7 +339,7 @@ static void test_dense_turn_score_and_decode_agree(void **state) {
   lk_case c;
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, 300, 32);
-  const lk_setup setup = small_setup(NULL, 300);
+  const lk_setup setup = lk_small_setup(NULL, 300);
   check(&c, &setup, tokens, "dense turn", LK_TOLERANCE_F32, LK_CALLS({LK_TURN, 300}));
   check(&c, &setup, tokens, "dense score", LK_TOLERANCE_F32, LK_CALLS({LK_SCORE, 300}));
   check(&c, &setup, tokens, "dense decode", LK_TOLERANCE_F32, LK_CALLS({LK_DECODE, 300}));
@@ -377,7 +372,8 @@ static void test_wrong_channel_order_is_noticed(void **state) {
     leank_token *tokens = lk_random_tokens(&spec, 340, 41);
     uint8_t *kept = lk_random_kept(&spec, 5);
     uint8_t *wrong = misread(&spec, kept);
-    const lk_setup right_setup = small_setup(kept, 340), wrong_setup = small_setup(wrong, 340);
+    const lk_setup right_setup = lk_small_setup(kept, 340),
+                   wrong_setup = lk_small_setup(wrong, 340);
     const lk_call calls[] = {{LK_TURN, 260}, {LK_DECODE, 40}, {LK_SCORE, 40}};
     check(&c, &right_setup, tokens, "half order", LK_TOLERANCE_F32, calls, 3);
     float *got = lk_run_fresh(&c, &wrong_setup, tokens, calls, 3);
@@ -405,7 +401,7 @@ static void test_bf16_cache_filled_by_decoding(void **state) {
   uint8_t *kept = lk_random_kept(&spec, 2);
   /* Of an architecture's levels the fourth, which rounds to bf16, is left out. */
   for (size_t i = 0; i < 3 && i < n_levels; i++) {
-    lk_setup setup = small_setup(kept, 300);
+    lk_setup setup = lk_small_setup(kept, 300);
     setup.kv_type = LEANK_KV_BF16;
     setup.cpu = levels[i];
     setup.policy = LEANK_POLICY_MEAN;
@@ -426,7 +422,7 @@ static void test_bf16_prefill(void **state) {
     lk_case_open(&c, &spec);
     leank_token *tokens = lk_random_tokens(&spec, 420, 52);
     uint8_t *kept = lk_random_kept(&spec, 3);
-    lk_setup setup = small_setup(kept, 420);
+    lk_setup setup = lk_small_setup(kept, 420);
     setup.kv_type = LEANK_KV_BF16;
     const lk_call calls[] = {{LK_TURN, 250}, {LK_DECODE, 70}, {LK_SCORE, 60}, {LK_TURN, 40}};
     float *got = lk_run_fresh(&c, &setup, tokens, calls, 4);
@@ -454,7 +450,7 @@ static void test_weight_types_and_tied_output(void **state) {
     assert_true(leank_model_get_info(c.model)->tied_output);
     leank_token *tokens = lk_random_tokens(&spec, 300, 53);
     uint8_t *kept = lk_random_kept(&spec, 4);
-    const lk_setup setup = small_setup(kept, 300);
+    const lk_setup setup = lk_small_setup(kept, 300);
     check(&c, &setup, tokens, lk_dtype_name(types[i]), LK_TOLERANCE_F32,
           LK_CALLS({LK_TURN, 230}, {LK_DECODE, 30}, {LK_SCORE, 40}));
     free(kept);
@@ -524,7 +520,7 @@ static void test_hidden_states_and_head_statistics(void **state) {
     lk_case_open(&c, &spec);
     leank_token *tokens = lk_random_tokens(&spec, 300, 61);
     uint8_t *kept = lk_random_kept(&spec, 2);
-    const lk_setup setup = small_setup(kept, 300);
+    const lk_setup setup = lk_small_setup(kept, 300);
     lk_subject s;
     lk_subject_open(&s, &c, &setup);
     lk_oracle *oracle = lk_setup_oracle(&c, &setup);
@@ -546,7 +542,7 @@ static void test_each_statistic_alone(void **state) {
   lk_case c;
   lk_case_open(&c, &spec);
   leank_token *tokens = lk_random_tokens(&spec, 40, 62);
-  const lk_setup setup = small_setup(NULL, 300);
+  const lk_setup setup = lk_small_setup(NULL, 300);
   for (size_t which = 0; which < 3; which++) {
     double *all = calloc(6 * n, sizeof *all), *got[3] = {0}, *want[3] = {0};
     assert_non_null(all);

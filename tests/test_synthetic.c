@@ -218,28 +218,6 @@ static void test_the_cpu_has_no_weights_of_a_device(void **state) {
 
 /* ---- sessions ---- */
 
-static leank_session *open_session(const leank_model *m, const leank_mask *mask, size_t n_ctx,
-                                   size_t n_seqs, leank_kv_type type) {
-  leank_session_options options;
-  leank_session *s = NULL;
-  leank_error err = {0};
-  leank_session_options_default(&options);
-  options.mask = mask;
-  options.n_ctx = n_ctx;
-  options.n_seqs = n_seqs;
-  options.kv_type = type;
-  options.n_threads = 2;
-  options.cpu = lk_test_cpu();
-  lk_assert_ok(leank_session_open(m, &options, &s, &err), &err);
-  return s;
-}
-
-/* A step of sequence `seq`. */
-static void step_of(leank_session *s, size_t seq, leank_token token, float *logits) {
-  leank_error err = {0};
-  lk_assert_ok(leank_session_decode(s, 1, &seq, &token, logits, &err), &err);
-}
-
 static void test_models_compute(void **state) {
   (void)state;
   enum { N = 100 };
@@ -247,12 +225,12 @@ static void test_models_compute(void **state) {
   for (size_t i = 0; i < N; i++) tokens[i] = (leank_token)(i * 37 % V);
   for (int qwen2 = 0; qwen2 < 2; qwen2++) {
     leank_model *m = lk_synthetic_open(qwen2, 3, false);
-    leank_session *s = open_session(m, NULL, 128, 1, LEANK_KV_F32);
+    leank_session *s = lk_synthetic_session(m, NULL, 128, 1, LEANK_KV_F32, LEANK_DEVICE_CPU);
     leank_error err = {0};
     float logits[V];
     double squares = 0;
     lk_assert_ok(leank_session_feed(s, 0, tokens, N, NULL, &err), &err);
-    step_of(s, 0, 5, logits);
+    lk_synthetic_step(s, 0, 5, logits);
     for (size_t i = 0; i < V; i++) squares += (double)logits[i] * (double)logits[i];
     /* Variance 1 by the scale of the output matrix; half and twice that leave room for chance. */
     assert_true(squares / V > 0.5 && squares / V < 2);
@@ -265,8 +243,8 @@ static void test_greedy_steps_take_the_largest(void **state) {
   (void)state;
   enum { N = 3, N_STEPS = 20 };
   leank_model *m = lk_synthetic_open(true, 4, false);
-  leank_session *a = open_session(m, NULL, 64, N, LEANK_KV_BF16),
-                *b = open_session(m, NULL, 64, N, LEANK_KV_BF16);
+  leank_session *a = lk_synthetic_session(m, NULL, 64, N, LEANK_KV_BF16, LEANK_DEVICE_CPU),
+                *b = lk_synthetic_session(m, NULL, 64, N, LEANK_KV_BF16, LEANK_DEVICE_CPU);
   const size_t seqs[N] = {0, 1, 2}, far = N;
   leank_token tokens[N] = {7, 8, 9}, next[N], one;
   float logits[N][V];
@@ -294,9 +272,9 @@ static void test_greedy_steps_take_the_largest(void **state) {
 static void check_fill(const leank_model *m, const leank_mask *mask, size_t n, leank_kv_type type) {
   enum { N_SEQS = 3 };
   const size_t seqs[N_SEQS] = {2, 0, 1}, n_ctx = n + 70;
-  leank_session *dense = open_session(m, NULL, n_ctx, 1, type),
-                *packed = open_session(m, mask, n_ctx, 1, type),
-                *filled = open_session(m, mask, n_ctx, N_SEQS, type);
+  leank_session *dense = lk_synthetic_session(m, NULL, n_ctx, 1, type, LEANK_DEVICE_CPU),
+                *packed = lk_synthetic_session(m, mask, n_ctx, 1, type, LEANK_DEVICE_CPU),
+                *filled = lk_synthetic_session(m, mask, n_ctx, N_SEQS, type, LEANK_DEVICE_CPU);
   leank_error err = {0};
   leank_memory one, all;
   float want[V], got[V];
@@ -313,9 +291,9 @@ static void check_fill(const leank_model *m, const leank_mask *mask, size_t n, l
   assert_int_equal(all.wide_stored + all.lean_stored, N_SEQS * (one.wide_stored + one.lean_stored));
   assert_true(n < 200 || one.n_lean_pages > 0);
   for (size_t i = 0; i < 70; i++) {
-    step_of(packed, 0, (leank_token)i, want);
+    lk_synthetic_step(packed, 0, (leank_token)i, want);
     for (size_t s = 0; s < N_SEQS; s++) {
-      step_of(filled, s, (leank_token)i, got);
+      lk_synthetic_step(filled, s, (leank_token)i, got);
       assert_memory_equal(got, want, sizeof want);
     }
     for (size_t t = 0; t < V; t++) assert_true(isfinite(want[t]));
@@ -342,7 +320,7 @@ static void test_random_content(void **state) {
 static void test_filling_that_is_not_possible(void **state) {
   (void)state;
   leank_model *m = lk_synthetic_open(false, 5, false);
-  leank_session *s = open_session(m, NULL, 128, 2, LEANK_KV_BF16);
+  leank_session *s = lk_synthetic_session(m, NULL, 128, 2, LEANK_KV_BF16, LEANK_DEVICE_CPU);
   const size_t seqs[] = {0, 2};
   leank_error err = {0};
   assert_int_equal(leank_session_fill_random(s, 1, seqs, 0, &err), LEANK_E_ARGUMENT);
@@ -383,7 +361,7 @@ static void test_random_content_and_means(void **state) {
   lk_assert_ok(leank_session_open(m, &options, &s, &err), &err);
   lk_assert_ok(leank_session_fill_random(s, 1, &seq, 400, &err), &err);
   for (size_t i = 0; i < 100; i++) {
-    step_of(s, 0, (leank_token)i, logits);
+    lk_synthetic_step(s, 0, (leank_token)i, logits);
     for (size_t t = 0; t < V; t++) assert_true(isfinite(logits[t]));
   }
   leank_session_close(&s);

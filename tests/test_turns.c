@@ -29,13 +29,7 @@ static int set_up(void **state) {
   f->tokens = lk_random_tokens(&spec, MAX_TOKENS, 1);
   f->others = lk_random_tokens(&spec, MAX_TOKENS, 2);
   f->kept = lk_random_kept(&spec, 0);
-  f->setup = (lk_setup){.kept = f->kept,
-                        .n_sink = 64,
-                        .n_recent = 64,
-                        .policy = LEANK_POLICY_MEAN,
-                        .mean_compensation = true,
-                        .kv_type = LEANK_KV_F32,
-                        .n_ctx = MAX_TOKENS};
+  f->setup = lk_means_setup(f->kept, MAX_TOKENS);
   *state = f;
   return 0;
 }

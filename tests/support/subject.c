@@ -67,6 +67,18 @@ lk_tiny_spec lk_shape(size_t i) {
 
 /* ---- session ---- */
 
+lk_setup lk_small_setup(const uint8_t *kept, size_t n_ctx) {
+  return (lk_setup){
+      .kept = kept, .n_sink = 64, .n_recent = 64, .kv_type = LEANK_KV_F32, .n_ctx = n_ctx};
+}
+
+lk_setup lk_means_setup(const uint8_t *kept, size_t n_ctx) {
+  lk_setup setup = lk_small_setup(kept, n_ctx);
+  setup.policy = LEANK_POLICY_MEAN;
+  setup.mean_compensation = true;
+  return setup;
+}
+
 leank_mask *lk_setup_mask(const lk_case *c, const lk_setup *setup) {
   leank_mask_info info;
   leank_error err = {0};

@@ -45,6 +45,11 @@ typedef struct lk_setup {
   leank_device device;
 } lk_setup;
 
+/* 64 sink and 64 recent tokens and an fp32 cache: what keeps most tests short. Heads that keep
+ * nothing are dropped; in the second, means stand in for all that is pruned. */
+lk_setup lk_small_setup(const uint8_t *kept, size_t n_ctx);
+lk_setup lk_means_setup(const uint8_t *kept, size_t n_ctx);
+
 typedef struct lk_subject {
   const lk_case *c;
   lk_setup setup;

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "base/rng.h"
+#include "support/subject.h"
 
 const char *lk_synthetic_config(bool qwen2) {
   /* Programs run side by side, each with files of its own. */
@@ -57,4 +58,26 @@ leank_mask *lk_synthetic_mask(uint64_t seed) {
   if (leank_mask_create(&info, &kept[0][0][0], NULL, &mask, &err) != LEANK_OK)
     fail_msg("%s", err.message);
   return mask;
+}
+
+leank_session *lk_synthetic_session(const leank_model *model, const leank_mask *mask, size_t n_ctx,
+                                    size_t n_seqs, leank_kv_type type, leank_device device) {
+  leank_session_options options;
+  leank_session *s = NULL;
+  leank_error err = {0};
+  leank_session_options_default(&options);
+  options.device = device;
+  options.mask = mask;
+  options.n_ctx = n_ctx;
+  options.n_seqs = n_seqs;
+  options.kv_type = type;
+  options.n_threads = 2;
+  options.cpu = lk_test_cpu();
+  lk_assert_ok(leank_session_open(model, &options, &s, &err), &err);
+  return s;
+}
+
+void lk_synthetic_step(leank_session *session, size_t seq, leank_token token, float *logits) {
+  leank_error err = {0};
+  lk_assert_ok(leank_session_decode(session, 1, &seq, &token, logits, &err), &err);
 }

@@ -15,4 +15,10 @@ leank_model *lk_synthetic_open(bool qwen2, uint64_t seed, bool on_cuda);
  */
 leank_mask *lk_synthetic_mask(uint64_t seed);
 
+/* A session of two threads under the CPU cap of the tests; the caller closes it. */
+leank_session *lk_synthetic_session(const leank_model *model, const leank_mask *mask, size_t n_ctx,
+                                    size_t n_seqs, leank_kv_type type, leank_device device);
+/* A decode step of one sequence: its logits[SYNTHETIC_V]. */
+void lk_synthetic_step(leank_session *session, size_t seq, leank_token token, float *logits);
+
 #endif
