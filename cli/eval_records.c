@@ -182,6 +182,7 @@ int eval_records_open(const char *path, json_t *settings, size_t n_answers, eval
     code = read_all(out, old, settings, &n_whole);
     fclose(old);
   }
+  if (!old && errno != ENOENT) code = cli_complain("%s: %s", path, strerror(errno));
   if (code != CLI_GO) return code;
   out->file = fopen(path, "a");
   if (!out->file) return cli_complain("%s: %s", path, strerror(errno));

@@ -420,9 +420,14 @@ static void test_matrices_that_are_not_possible(void **state) {
                                       {sizeof *cases, "F32", 8, 255},
                                       {sizeof *cases, "F32", 8, 0}};
   const size_t rows[] = {1, LEANK_BENCH_MAX_ROWS + 1};
-  const leank_bench_matrix good = {sizeof good, "q4_k", 8, 256};
+  leank_bench_matrix good;
   leank_bench_matvec_result r[2];
   leank_error err;
+  leank_bench_matrix_default(&good);
+  assert_true(strcmp(good.type, "Q4_K") == 0 && good.n_out == 8192 && good.n_in == 4096);
+  good.type = "q4_k";
+  good.n_out = 8;
+  good.n_in = 256;
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
     assert_int_equal(leank_bench_matvec(&options, &cases[i], rows, 1, r, &err), LEANK_E_ARGUMENT);
   assert_int_equal(leank_bench_matvec(&options, &good, rows, 2, r, &err), LEANK_E_ARGUMENT);

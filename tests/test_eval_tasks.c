@@ -726,6 +726,31 @@ static void test_questions(void **state) {
   leank_eval_set_close(&set);
 }
 
+/* Every name stands for one thing, and behind the last there is none. */
+static void test_names(void **state) {
+  const char *name;
+  size_t n_tasks = 0;
+  (void)state;
+  for (int a = 0; a < LEANK_N_SUITES; a++) {
+    assert_non_null(leank_eval_suite_name((leank_eval_suite)a));
+    for (int b = 0; b < a; b++)
+      assert_string_not_equal(leank_eval_suite_name((leank_eval_suite)a),
+                              leank_eval_suite_name((leank_eval_suite)b));
+    for (size_t i = 0; (name = leank_eval_task_name((leank_eval_suite)a, i)); i++, n_tasks++)
+      for (size_t j = 0; j < i; j++)
+        assert_string_not_equal(name, leank_eval_task_name((leank_eval_suite)a, j));
+  }
+  assert_true(n_tasks > 40);
+  assert_null(leank_eval_suite_name(LEANK_N_SUITES));
+  assert_null(leank_eval_suite_name((leank_eval_suite)-1));
+  for (int a = 0; a <= LEANK_METRIC_NONE; a++)
+    for (int b = 0; b < a; b++)
+      assert_string_not_equal(leank_eval_metric_name((leank_eval_metric)a),
+                              leank_eval_metric_name((leank_eval_metric)b));
+  assert_null(leank_eval_metric_name((leank_eval_metric)(LEANK_METRIC_NONE + 1)));
+  assert_null(leank_eval_metric_name((leank_eval_metric)-1));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_niah),         cmocka_unit_test(test_niah_keys),
@@ -735,7 +760,7 @@ int main(void) {
       cmocka_unit_test(test_seed),         cmocka_unit_test(test_prompts_stand_alone),
       cmocka_unit_test(test_refusals),     cmocka_unit_test(test_no_memory),
       cmocka_unit_test(test_truncation),   cmocka_unit_test(test_question_files),
-      cmocka_unit_test(test_questions),
+      cmocka_unit_test(test_questions),    cmocka_unit_test(test_names),
   };
   return cmocka_run_group_tests_name("eval_tasks", tests, open_fixture, close_fixture);
 }

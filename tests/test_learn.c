@@ -416,10 +416,19 @@ static void test_the_same_learner_goes_on(void **state) {
   leank_learner *learner = NULL;
   leank_error err = {0};
   lk_assert_ok(leank_learner_open(model, &o, &learner, &err), &err);
+  assert_int_equal(leank_learner_stage_mask(learner, 1, &mask, &err), LEANK_E_STATE);
   leank_learner_interrupt(learner); /* a request made before a run is not for it */
   lk_assert_ok(leank_learner_run(learner, &mask, &err), &err);
   lk_assert_masks_same(want, mask, "first");
   leank_mask_close(&mask);
+  assert_true(leank_learner_kv_bytes(learner) > 0);
+  for (int stage = 0; stage <= 3; stage++) {
+    const bool is_one = stage == 1 || stage == 2;
+    assert_int_equal(leank_learner_stage_mask(learner, stage, &mask, &err),
+                     is_one ? LEANK_OK : LEANK_E_ARGUMENT);
+    if (is_one) assert_rounded(mask, &o);
+    leank_mask_close(&mask);
+  }
   lk_assert_ok(leank_learner_run(learner, &mask, &err), &err); /* all is done: the same again */
   lk_assert_masks_same(want, mask, "second");
   leank_mask_close(&mask);

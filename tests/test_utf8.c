@@ -192,6 +192,16 @@ static void nfc_of_many_marks_is_linear(void **state) {
   lk_free(text);
 }
 
+static void the_built_in_prose_is_text(void **state) {
+  (void)state;
+  size_t n = 0, bad_at = 0;
+  const char *text = leank_sample_text(&n);
+  assert_int_equal(strlen(text), n);
+  assert_ptr_equal(leank_sample_text(NULL), text);
+  assert_true(lk_utf8_valid(text, n, &bad_at));
+  assert_true(strlen(leank_sample_text_name()) > 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_scalar_value_round_trips),
@@ -200,6 +210,7 @@ int main(void) {
       cmocka_unit_test(byte_alphabet_is_a_bijection),
       cmocka_unit_test(stream_replaces_maximal_parts),
       cmocka_unit_test(stream_is_whole_at_every_cut),
+      cmocka_unit_test(the_built_in_prose_is_text),
       cmocka_unit_test(nfc_composes_and_orders),
       cmocka_unit_test(nfc_of_many_marks_is_linear),
   };

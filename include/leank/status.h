@@ -21,7 +21,7 @@ typedef enum leank_status {
   LEANK_E_MISMATCH = 6,    /* mask and model, or two sessions, do not belong together */
   LEANK_E_CONTEXT = 7,     /* no room: the tokens do not fit the context, or no free page */
   LEANK_E_REWIND = 8,      /* the middle differs at that length; replay the tokens instead */
-  LEANK_E_INTERRUPTED = 9, /* leank_session_interrupt was called; the sequence is unchanged */
+  LEANK_E_INTERRUPTED = 9, /* the caller asked to stop; what the call worked on is unchanged */
   LEANK_E_STATE = 10       /* the object cannot do this in its present state */
 } leank_status;
 
