@@ -32,6 +32,7 @@ typedef struct leank_bench_options {
   void *user;
 } leank_bench_options;
 
+/* All processors, the best instruction set, the CPU; the rest as the fields say. */
 LEANK_API void leank_bench_options_default(leank_bench_options *options);
 
 /* ---- read bandwidth ---- */

@@ -150,6 +150,7 @@ typedef struct leank_eval_result {
   double k_kept, v_kept; /* shares of the middle; 1 of the dense one */
 } leank_eval_result;
 
+/* Frees what a result holds and zeroes it. */
 LEANK_API void leank_eval_result_clear(leank_eval_result *result);
 
 typedef struct leank_eval_run_options {
@@ -160,6 +161,7 @@ typedef struct leank_eval_run_options {
   void *user;
 } leank_eval_run_options;
 
+/* The session's defaults, no callbacks. */
 LEANK_API void leank_eval_run_options_default(leank_eval_run_options *options);
 
 /* Answers a prompt, greedily: dense, then every variant from a copy of the same prefill.

@@ -4,7 +4,12 @@
  * threads. A session (session.h) owns the paged key-value cache of some sequences and belongs to
  * one thread at a time. text.h turns text into tokens and back. learn.h learns masks, eval.h asks
  * what they cost. cpu.h and device.h say what this machine offers, bench.h measures it. Nothing
- * here exits, prints or reads the environment. SPDX-License-Identifier: Apache-2.0 */
+ * here exits, prints or reads the environment.
+ *
+ * Options are filled by their _default first; struct_size ties them to this header. A call that
+ * fails says why in *err, which may be NULL, and leaves *out as it was. A _close or _free takes the
+ * address of what it ends, sets it to NULL, and passes over NULL.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef LEANK_LEANK_H
 #define LEANK_LEANK_H
 

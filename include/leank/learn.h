@@ -169,6 +169,8 @@ typedef struct leank_learn_options {
   void *user;
 } leank_learn_options;
 
+/* 70 % of K's channels in 150 and 20 updates of 4 questions, lambda found; 128 and 768 tokens,
+ * means for all that is pruned; 24 contexts and 4 held out, of the data set's defaults. */
 LEANK_API void leank_learn_options_default(leank_learn_options *options);
 /* The published settings for a model of this kind (paper, section 4.1 and its code). */
 LEANK_API void leank_learn_options_paper(const leank_model_info *model,
@@ -232,6 +234,7 @@ typedef struct leank_compare_options {
   void *user;
 } leank_compare_options;
 
+/* As each mask says, on the CPU, bf16, chunks of 2048 rows. */
 LEANK_API void leank_compare_options_default(leank_compare_options *options);
 /* reports[n_masks]. One dense prefill per context serves all masks; a mask is used as its own
  * metadata say (sink, recent, policy). LEANK_E_MISMATCH: a mask or a data set of another model;

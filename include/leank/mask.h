@@ -38,6 +38,7 @@ typedef struct leank_mask_info {
   char fingerprint[17]; /* of the model it was made for; may be empty */
 } leank_mask_info;
 
+/* Sizes of 0, which are to be filled; 128 and 768 tokens; policy drop; align 1. */
 LEANK_API void leank_mask_info_default(leank_mask_info *info);
 /* Writes what a mask has from the model it is for: sizes, architecture, RoPE. Not the fingerprint,
  * which says that it was made from these very weights. */
@@ -46,23 +47,29 @@ LEANK_API void leank_mask_info_set_model(leank_mask_info *info, const leank_mode
 /* A mask from kept[L][Hk][D] (0 or 1, half order) and, optionally, alpha[L][Hk][D] in [0,1] (may be
  * NULL). Both are copied. info gives the sizes and the story; ratio_reached is computed, order is
  * ignored. LEANK_E_ARGUMENT for sizes of 0, an odd D, n_sink not a multiple of 64, values other
- * than 0, 1, a head that keeps neither a multiple of align nor all, texts that are no UTF-8. */
+ * than 0, 1, a head that keeps neither a multiple of align nor all, texts that are no UTF-8;
+ * LEANK_E_MEMORY. The caller closes *out. */
 LEANK_API leank_status leank_mask_create(const leank_mask_info *info, const uint8_t *kept,
                                          const float *alpha, leank_mask **out, leank_error *err);
 
 /* Reads a mask file: safetensors as docs/mask-format.md says, or a published .pth (chosen by
- * content). A .pth knows no model: its metadata are the defaults and order half. */
+ * content). A .pth knows no model: its metadata are the defaults and order half. LEANK_E_IO,
+ * _FORMAT, _UNSUPPORTED (another version, linear maps, compressed archives), _MEMORY. The caller
+ * closes *out. */
 LEANK_API leank_status leank_mask_open(const char *path, leank_mask **out, leank_error *err);
+/* The same of a file's bytes, which are not kept; name is for messages. */
 LEANK_API leank_status leank_mask_open_memory(const void *bytes, size_t n_bytes, const char *name,
                                               leank_mask **out, leank_error *err);
 LEANK_API void leank_mask_close(leank_mask **mask);
 
-/* Writes atomically: a temporary file in the same folder, synced, then renamed. */
+/* Writes atomically: a temporary file in the same folder, synced, then renamed. LEANK_E_IO,
+ * LEANK_E_MEMORY. */
 LEANK_API leank_status leank_mask_save(const leank_mask *mask, const char *path, leank_error *err);
 /* The layout the paper's code reads: a zip with a pickle of float32 0/1 [L][Hk][D]. */
 LEANK_API leank_status leank_mask_save_pth(const leank_mask *mask, const char *path,
                                            leank_error *err);
 
+/* What the mask is; owned by it. */
 LEANK_API const leank_mask_info *leank_mask_get_info(const leank_mask *mask);
 /* kept[L][Hk][D] in half order; owned by the mask. */
 LEANK_API const uint8_t *leank_mask_get_kept(const leank_mask *mask);

@@ -75,6 +75,7 @@ typedef struct leank_model_options {
   void *user;
 } leank_model_options;
 
+/* Weights in memory where it allows. */
 LEANK_API void leank_model_options_default(leank_model_options *options);
 
 /* Opens a .gguf file, or a folder with config.json, *.safetensors and tokenizer.json. Files are
@@ -97,6 +98,7 @@ typedef struct leank_synthetic_options {
   void *user;
 } leank_synthetic_options;
 
+/* Seed 1, weights made here. */
 LEANK_API void leank_synthetic_options_default(leank_synthetic_options *options);
 
 /* For benchmarks: a model of the sizes that a bare config.json says, with random weights, the same

@@ -75,6 +75,7 @@ typedef struct leank_plan {
   double v_kept;          /* share of V rows (heads) kept in the middle */
 } leank_plan;
 
+/* One sequence of 4096 tokens on the CPU, bf16, chunks of 2048 rows. */
 LEANK_API void leank_plan_options_default(leank_plan_options *options);
 /* mask NULL = dense. LEANK_E_ARGUMENT, LEANK_E_MISMATCH. */
 LEANK_API leank_status leank_plan_make(const leank_model_info *model, const leank_mask *mask,
@@ -102,6 +103,7 @@ typedef struct leank_session_options {
   int device_index;      /* of a CUDA device, as leank_cuda_devices counts */
 } leank_session_options;
 
+/* Dense, bf16, on the CPU; the rest as the fields say. */
 LEANK_API void leank_session_options_default(leank_session_options *options);
 
 /* All memory of the cache is reserved here. model and mask must outlive the session.
@@ -143,6 +145,7 @@ typedef struct leank_feed_options {
   void *user;
 } leank_feed_options;
 
+/* A turn of which nothing is wanted. */
 LEANK_API void leank_feed_options_default(leank_feed_options *options);
 
 /* Appends n_tokens to a sequence. When it fails or is interrupted, the sequence is as before.

@@ -25,7 +25,8 @@ typedef enum leank_tokenize_flags {
  * NULL where the model came without one. */
 LEANK_API const leank_tokenizer *leank_model_get_tokenizer(const leank_model *model);
 
-/* Reads only the tokenizer of a GGUF file or a folder with tokenizer.json. */
+/* Reads only the tokenizer of a GGUF file or a folder with tokenizer.json. LEANK_E_IO, _FORMAT,
+ * _UNSUPPORTED (the message names what), _MEMORY. The caller closes *out. */
 LEANK_API leank_status leank_tokenizer_open(const char *path, leank_tokenizer **out,
                                             leank_error *err);
 LEANK_API void leank_tokenizer_close(leank_tokenizer **tokenizer);
@@ -116,7 +117,10 @@ typedef struct leank_sampler_options {
 
 typedef struct leank_sampler leank_sampler;
 
+/* Greedy: the largest logit as it is. */
 LEANK_API void leank_sampler_options_default(leank_sampler_options *options);
+/* A sampler of logits[n_vocab]; options NULL = the defaults. LEANK_E_ARGUMENT for values outside of
+ * their ranges, LEANK_E_MEMORY. The caller closes *out. */
 LEANK_API leank_status leank_sampler_open(const leank_sampler_options *options, size_t n_vocab,
                                           leank_sampler **out, leank_error *err);
 LEANK_API void leank_sampler_close(leank_sampler **sampler);
