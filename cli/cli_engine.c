@@ -54,6 +54,7 @@ void cli_engine_options_default(cli_engine_options *options) {
       .n_sink = SIZE_MAX,
       .n_recent = SIZE_MAX,
       .policy = -1,
+      .mean_compensation = -1,
       .n_seqs = 1,
       .seed = 1,
   };
@@ -160,7 +161,7 @@ leank_status cli_engine_try_session(const cli_engine *engine, bool masked, size_
     options.n_sink = own->n_sink;
     options.n_recent = own->n_recent;
     options.policy = own->policy;
-    options.mean_compensation = own->mean_compensation ? 1 : -1;
+    options.mean_compensation = own->mean_compensation;
   }
   return leank_session_open(engine->model, &options, out, err);
 }

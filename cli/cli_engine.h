@@ -10,14 +10,14 @@ typedef struct cli_engine_options {
   const char *mask; /* path, or NULL: dense */
   size_t n_threads; /* 0 = the library's choice */
   size_t prefill_chunk, n_sink, n_recent;
-  int cpu;                /* of CLI_CPU_LEVELS */
-  int kv_type, policy;    /* policy -1 = the mask's */
-  int weights;            /* leank_weights_place */
-  bool mean_compensation; /* false = the mask's */
-  size_t n_seqs;          /* sequences of a session (1) */
-  const char *device;     /* "cpu", "cuda" or "cuda:N"; NULL = cpu */
-  bool takes_config;      /* a model may be a bare config.json: its weights are made up */
-  uint64_t seed;          /* of such weights (1) */
+  int cpu; /* of CLI_CPU_LEVELS */
+  int kv_type;
+  int policy, mean_compensation; /* -1 = the mask's */
+  int weights;                   /* leank_weights_place */
+  size_t n_seqs;                 /* sequences of a session (1) */
+  const char *device;            /* "cpu", "cuda" or "cuda:N"; NULL = cpu */
+  bool takes_config;             /* a model may be a bare config.json: its weights are made up */
+  uint64_t seed;                 /* of such weights (1) */
 } cli_engine_options;
 
 /* Names of the levels, of every architecture: the library refuses those of another one. And the
@@ -40,8 +40,14 @@ void cli_engine_options_default(cli_engine_options *options);
   {0, "n-sink", CLI_SIZE, &(e).n_sink, "N", "first tokens kept in full (" sink ")"}, {             \
     0, "n-recent", CLI_SIZE, &(e).n_recent, "N", "last tokens kept in full (" recent ")"           \
   }
-#define CLI_POLICY_ROW(e, fallback)                                                                \
-  { 0, "policy", CLI_CHOICE, &(e).policy, "drop|mean", "heads that keep nothing (" fallback ")" }
+#define CLI_MEANS_ROWS(e, policy_word, mean_word)                                                  \
+  {                                                                                                \
+      0,           "policy",    CLI_CHOICE,                                                        \
+      &(e).policy, "drop|mean", "heads that keep nothing (" policy_word ")"},                      \
+  {                                                                                                \
+    0, "mean-comp", CLI_CHOICE, &(e).mean_compensation, "off|on",                                  \
+        "the mean stands in for pruned channels (" mean_word ")"                                   \
+  }
 #define CLI_CHUNK_ROW(e)                                                                           \
   {                                                                                                \
     0, "prefill-chunk", CLI_SIZE, &(e).prefill_chunk, "N",                                         \
@@ -67,10 +73,8 @@ void cli_engine_options_default(cli_engine_options *options);
   { 0, "seed", CLI_SEED, &(e).seed, "N", "of the weights where MODEL is a config.json (1)" }
 #define CLI_ENGINE_ROWS(e)                                                                         \
   CLI_MASK_ROW(e), CLI_SPLIT_ROWS(e, "the mask's", "the mask's"), CLI_KV_TYPE_ROW(e),              \
-      CLI_POLICY_ROW(e, "the mask's"), {0,        "mean-comp",                                     \
-                                        CLI_FLAG, &(e).mean_compensation,                          \
-                                        NULL,     "the mean stands in for pruned channels"},       \
-      CLI_CHUNK_ROW(e), CLI_WEIGHTS_ROW(e), CLI_DEVICE_ROW(e), CLI_THREADS_ROWS(e)
+      CLI_MEANS_ROWS(e, "the mask's", "the mask's"), CLI_CHUNK_ROW(e), CLI_WEIGHTS_ROW(e),         \
+      CLI_DEVICE_ROW(e), CLI_THREADS_ROWS(e)
 
 typedef struct cli_engine {
   leank_model *model;

@@ -38,7 +38,8 @@ int cmd_mask_import(int argc, char **argv) {
   const cli_option rows[] = {
       {'o', "out", CLI_TEXT, &out, "FILE", "the mask file to write"},
       {0, "config", CLI_TEXT, &config, "MODEL", "model or config.json the mask was made for"},
-      MASK_META_ROWS(meta, "128", "768", "drop"),
+      CLI_SPLIT_ROWS(meta, "128", "768"),
+      CLI_MEANS_ROWS(meta, "drop", "off"),
   };
   const cli_command command = {
       .usage = "leank mask import FILE.pth -o OUT [--config MODEL_OR_CONFIG]",

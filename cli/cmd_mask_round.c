@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "cli_console.h"
-#include "cli_options.h"
+#include "cli_engine.h"
 #include "mask_meta.h"
 
 typedef struct round_options {
@@ -24,7 +24,8 @@ static int parse(int argc, char **argv, round_options *o, const char **file) {
       {0, "budget", CLI_CHOICE, &o->budget, "global|per-head",
        "whether heads compete for channels (global)"},
       {0, "exact-budget", CLI_FLAG, &o->exact, NULL, "search the counts closest to the ratio"},
-      MASK_META_ROWS(o->meta, "the mask's", "the mask's", "the mask's"),
+      CLI_SPLIT_ROWS(o->meta, "the mask's", "the mask's"),
+      CLI_MEANS_ROWS(o->meta, "the mask's", "the mask's"),
   };
   const cli_command command = {
       .usage = "leank mask round MASK -o OUT [options]",

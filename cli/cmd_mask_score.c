@@ -32,7 +32,8 @@ static int parse(int argc, char **argv, score_options *o, const char **model) {
       {0, "text", CLI_TEXT, &o->text, "FILE", "measure on this text (built-in prose)"},
       {0, "tokens", CLI_SIZE, &o->n_tokens, "N", "its first N tokens (2048)"},
       {0, "seed", CLI_SEED, &o->seed, "N", "of method random (0)"},
-      MASK_META_ROWS(o->meta, "128", "768", "drop"),
+      CLI_SPLIT_ROWS(o->meta, "128", "768"),
+      CLI_MEANS_ROWS(o->meta, "drop", "off"),
       CLI_DEVICE_ROW(o->engine),
       CLI_THREADS_ROWS(o->engine),
   };

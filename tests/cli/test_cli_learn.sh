@@ -86,6 +86,14 @@ expect_out '^deployed with +sink 64, recent 64, policy mean, mean compensation$'
 expect_out '^alpha +stored$'
 leank run "$model" -p "$(seq -s ' ' 1 100)" -n 4 --mask "$work/mask" -q "$cpu"
 expect_code 0
+leank run "$model" -p "$(seq -s ' ' 1 100)" -n 4 --mask "$work/mask" -q "$cpu" --policy drop --mean-comp off
+expect_code 0
+leank run "$model" -p x --mask "$work/mask" --mean-comp
+expect_failure 2 'needs a value'
+leank mask round "$work/mask" -o "$work/dropped" --policy drop --mean-comp off --n-recent 128
+expect_code 0
+leank mask show "$work/dropped"
+expect_out '^deployed with +sink 64, recent 128, policy drop$'
 leank mask plot "$work/mask" -o "$work/plot.svg" --log "$work/mask.log.jsonl"
 expect_code 0
 

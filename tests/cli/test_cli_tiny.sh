@@ -134,7 +134,7 @@ leank mask score "$model" -o "$work/again" --method energy --ratio 0.5 --tokens 
   --seed 3
 expect_same "$work/energy" "$work/again"
 leank mask score "$model" -o "$work/built-in" --method magnitude --ratio 0.25 --align 4 \
-  --budget per-head --n-sink 64 --n-recent 128 --policy mean --mean-comp
+  --budget per-head --n-sink 64 --n-recent 128 --policy mean --mean-comp on
 expect_code 0
 leank mask show "$work/built-in"
 expect_out '^ +24 +4 heads$'
