@@ -44,7 +44,7 @@ typedef struct analysis {
   mask_analysis *masks; /* [n_masks] */
   size_t n_masks;
   importance *list; /* [n] alphas of masks first, then tasks */
-  size_t n, n_alphas;
+  size_t n;
   double *correlation;                     /* [n][n] Spearman's */
   double *head_energy;                     /* [L][Hk] of all prompts, or NULL */
   double streaming_auc[EVAL_MAX_VARIANTS]; /* by mask; NAN where it has no streaming head */

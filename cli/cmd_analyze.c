@@ -289,7 +289,6 @@ static void read_masks(const eval_variants *variants, const leank_model_info *in
     memcpy(scores, alpha, n * sizeof *scores);
     add_importance(a, variants->names[i], scores);
   }
-  a->n_alphas = a->n;
 }
 
 static int analyze(const analyze_options *o, const cli_engine *engine, const char *title) {

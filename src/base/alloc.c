@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { HEADER_BYTES = 64, LARGE_BYTES = 4 << 20 };
+enum { HEADER_BYTES = 64, LARGE_BYTES = 4 << 20, FIRST_ROOM = 64 /* elements */ };
 
 typedef struct header {
   size_t n_bytes;     /* asked for */
@@ -69,6 +69,14 @@ void *lk_realloc(void *p, lk_mem_category category, size_t old_n, size_t n, size
   if (p && old_n > 0) memcpy(q, p, (old_n < n ? old_n : n) * size);
   lk_free(p);
   return q;
+}
+
+void *lk_grow(void *list, lk_mem_category category, size_t n, size_t *room, size_t size) {
+  if (n < *room) return list;
+  const size_t more = *room ? 2 * *room : FIRST_ROOM;
+  void *longer = lk_realloc(list, category, n, more, size);
+  if (longer) *room = more;
+  return longer;
 }
 
 void lk_free(void *p) {

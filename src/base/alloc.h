@@ -23,6 +23,9 @@ void *lk_alloc(lk_mem_category category, size_t n, size_t size);
 /* A copy of at least old_n elements in a block of n elements (the rest zeroed); p is freed. On
  * failure NULL and p stands. */
 void *lk_realloc(void *p, lk_mem_category category, size_t old_n, size_t n, size_t size);
+/* A list of n elements with room for one more: itself, or moved to twice the *room where it was
+ * full. On failure NULL, and the list stands. */
+void *lk_grow(void *list, lk_mem_category category, size_t n, size_t *room, size_t size);
 void lk_free(void *p);
 char *lk_strdup(const char *s);
 char *lk_strndup(const char *s, size_t n);

@@ -152,13 +152,9 @@ cleanup:
 static leank_status add_job(leank_eval_set *set, size_t *room, const job *added, leank_error *err) {
   if (set->n == MAX_PROMPTS)
     return lk_fail(err, LEANK_E_ARGUMENT, -1, "more than %d prompts", MAX_PROMPTS);
-  if (set->n == *room) {
-    const size_t more = *room ? 2 * *room : 64;
-    job *jobs = lk_realloc(set->jobs, LK_MEM_OTHER, set->n, more, sizeof *jobs);
-    if (!jobs) return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory");
-    set->jobs = jobs;
-    *room = more;
-  }
+  job *jobs = lk_grow(set->jobs, LK_MEM_OTHER, set->n, room, sizeof *jobs);
+  if (!jobs) return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory");
+  set->jobs = jobs;
   set->jobs[set->n++] = *added;
   return LEANK_OK;
 }

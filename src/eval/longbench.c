@@ -197,16 +197,12 @@ static leank_status check_item(const lk_longbench_item *item, const lk_json_plac
 static leank_status take_line(const json_t *object, const lk_json_place *at, lk_longbench *out,
                               leank_error *err) {
   leank_status status = LEANK_OK;
-  lk_longbench_item *item;
+  lk_longbench_item *item, *items;
   LK_FAIL_IF(out->n == LK_MAX_LONGBENCH_LINES, err, LEANK_E_FORMAT, at->offset,
              "%s:%zu: more than %d lines", at->name, at->line, LK_MAX_LONGBENCH_LINES);
-  if (out->n == out->room) {
-    const size_t room = out->room ? 2 * out->room : 64;
-    lk_longbench_item *more = lk_realloc(out->items, LK_MEM_OTHER, out->n, room, sizeof *more);
-    LK_FAIL_IF(!more, err, LEANK_E_MEMORY, -1, "out of memory");
-    out->items = more;
-    out->room = room;
-  }
+  items = lk_grow(out->items, LK_MEM_OTHER, out->n, &out->room, sizeof *items);
+  LK_FAIL_IF(!items, err, LEANK_E_MEMORY, -1, "out of memory");
+  out->items = items;
   item = &out->items[out->n++];
   *item = (lk_longbench_item){0};
   LK_TRY(find_task(object, at, &item->task, err));

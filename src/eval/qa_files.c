@@ -13,15 +13,6 @@ typedef struct reader {
   lk_qa_data data;
 } reader;
 
-/* The list with room for one element more than n; NULL where memory is short: it stands then. */
-static void *grown(void *list, size_t n, size_t *room, size_t size) {
-  if (n < *room) return list;
-  const size_t more = *room ? 2 * *room : 64;
-  void *longer = lk_realloc(list, LK_MEM_OTHER, n, more, size);
-  if (longer) *room = more;
-  return longer;
-}
-
 /* Takes the text over, whatever comes. */
 static leank_status add_document(reader *r, char *text, leank_error *err) {
   lk_qa_data *d = &r->data;
@@ -29,7 +20,8 @@ static leank_status add_document(reader *r, char *text, leank_error *err) {
   LK_FAIL_IF(!text, err, LEANK_E_MEMORY, -1, "out of memory");
   LK_FAIL_IF(d->n_documents == LK_MAX_QA_DOCUMENTS, err, LEANK_E_FORMAT, -1,
              "%s: more than %d documents", r->name, LK_MAX_QA_DOCUMENTS);
-  char **documents = grown(d->documents, d->n_documents, &d->document_room, sizeof *documents);
+  char **documents =
+      lk_grow(d->documents, LK_MEM_OTHER, d->n_documents, &d->document_room, sizeof *documents);
   LK_FAIL_IF(!documents, err, LEANK_E_MEMORY, -1, "out of memory");
   d->documents = documents;
   d->documents[d->n_documents++] = text;
@@ -47,7 +39,8 @@ static leank_status add_question(reader *r, const json_t *text, size_t n_answers
   lk_qa_question *q, *questions;
   if (!json_is_string(text))
     LK_FAIL(err, LEANK_E_FORMAT, -1, "%s: a question that is no text", r->name);
-  questions = grown(d->questions, d->n_questions, &d->question_room, sizeof *questions);
+  questions =
+      lk_grow(d->questions, LK_MEM_OTHER, d->n_questions, &d->question_room, sizeof *questions);
   LK_FAIL_IF(!questions, err, LEANK_E_MEMORY, -1, "out of memory");
   d->questions = questions;
   q = &d->questions[d->n_questions++];

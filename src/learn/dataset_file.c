@@ -34,13 +34,9 @@ cleanup:
 
 /* Room for one more, which is all NULL. */
 static lk_example *add_example(lk_examples *e) {
-  if (e->n == e->room) {
-    const size_t room = e->room ? 2 * e->room : 16;
-    lk_example *more = lk_realloc(e->items, LK_MEM_OTHER, e->n, room, sizeof *more);
-    if (!more) return NULL;
-    e->items = more;
-    e->room = room;
-  }
+  lk_example *items = lk_grow(e->items, LK_MEM_OTHER, e->n, &e->room, sizeof *items);
+  if (!items) return NULL;
+  e->items = items;
   return &e->items[e->n++];
 }
 

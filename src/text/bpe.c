@@ -106,13 +106,9 @@ static leank_status grow_word(lk_bpe_run *run, size_t n, leank_error *err) {
 }
 
 leank_status lk_bpe_push(lk_bpe_run *run, leank_token token, leank_error *err) {
-  if (run->n_out == run->out_room) {
-    const size_t room = run->out_room ? 2 * run->out_room : FIRST_ROOM;
-    leank_token *out = lk_realloc(run->out, LK_MEM_TEXT, run->n_out, room, sizeof *out);
-    if (!out) return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory");
-    run->out = out;
-    run->out_room = room;
-  }
+  leank_token *out = lk_grow(run->out, LK_MEM_TEXT, run->n_out, &run->out_room, sizeof *out);
+  if (!out) return lk_fail(err, LEANK_E_MEMORY, -1, "out of memory");
+  run->out = out;
   run->out[run->n_out++] = token;
   return LEANK_OK;
 }

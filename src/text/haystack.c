@@ -25,16 +25,12 @@ typedef struct cutter {
 static void add_sentence(cutter *c) {
   lk_haystack *h = c->haystack;
   if (c->end == c->begin || c->failed) return;
-  if (h->n == h->room) {
-    const size_t room = h->room ? 2 * h->room : 256;
-    lk_span *more = lk_realloc(h->sentences, LK_MEM_OTHER, h->n, room, sizeof *more);
-    if (!more) {
-      c->failed = true;
-      return;
-    }
-    h->sentences = more;
-    h->room = room;
+  lk_span *sentences = lk_grow(h->sentences, LK_MEM_OTHER, h->n, &h->room, sizeof *sentences);
+  if (!sentences) {
+    c->failed = true;
+    return;
   }
+  h->sentences = sentences;
   h->sentences[h->n++] = (lk_span){c->text + c->begin, c->end - c->begin};
   c->begin = c->end;
 }
