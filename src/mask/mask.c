@@ -3,11 +3,12 @@
 #include <math.h>
 #include <string.h>
 
+#include <leank/session.h>
 #include <utf8proc.h>
 
 #include "base/alloc.h"
 
-enum { PAGE_TOKENS = 64, MAX_HEAD_DIM = 65534 };
+enum { MAX_HEAD_DIM = 65534 };
 /* So that sums of positions stay far from overflow. */
 static const size_t max_tokens = (size_t)1 << 31;
 
@@ -86,8 +87,8 @@ static leank_status check_sizes(const leank_mask_info *info, size_t *n, leank_er
   LK_FAIL_IF(!lk_mul(info->n_layers, info->n_kv_heads, n) || !lk_mul(*n, info->head_dim, n), err,
              LEANK_E_ARGUMENT, -1, "mask: sizes [%zu,%zu,%zu] overflow", info->n_layers,
              info->n_kv_heads, info->head_dim);
-  LK_FAIL_IF(info->n_sink % PAGE_TOKENS != 0, err, LEANK_E_ARGUMENT, -1,
-             "mask: n_sink %zu is not a multiple of %d", info->n_sink, PAGE_TOKENS);
+  LK_FAIL_IF(info->n_sink % LEANK_PAGE_TOKENS != 0, err, LEANK_E_ARGUMENT, -1,
+             "mask: n_sink %zu is not a multiple of %d", info->n_sink, LEANK_PAGE_TOKENS);
   LK_FAIL_IF(info->n_sink > max_tokens || info->n_recent > max_tokens, err, LEANK_E_ARGUMENT, -1,
              "mask: n_sink %zu or n_recent %zu is too large", info->n_sink, info->n_recent);
   LK_FAIL_IF(info->align == 0, err, LEANK_E_ARGUMENT, -1, "mask: align must not be 0");
