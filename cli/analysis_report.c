@@ -1,6 +1,5 @@
 /* Text, JSON and pictures of an analysis. */
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,15 +11,6 @@
 #include "plot_panel.h"
 #include "text_table.h"
 
-static void __attribute__((format(printf, 2, 3))) put(cli_buffer *out, const char *fmt, ...) {
-  char text[512];
-  va_list args;
-  va_start(args, fmt);
-  vsnprintf(text, sizeof text, fmt, args);
-  va_end(args);
-  cli_buffer_append(out, text, strlen(text));
-}
-
 /* Tokens in which RoPE turns pair i once. */
 static double wavelength_of(const analysis *a, size_t pair) {
   const leank_model_info *info = a->engine->info;
@@ -30,27 +20,31 @@ static double wavelength_of(const analysis *a, size_t pair) {
 static void put_mask(const analysis *a, const mask_analysis *m, double auc, cli_buffer *out) {
   const mask_counts *c = &m->counts;
   const size_t n_heads = c->n_layers * c->n_heads;
-  put(out, "%s\n  kept: %.1f %% of K, %.1f %% of V\n", m->name, 100 * mask_counts_k(c),
-      100 * mask_counts_v(c));
-  put(out, "  by RoPE frequency, highest quarter first: %.1f %%, %.1f %%, %.1f %%, %.1f %%\n",
+  cli_buffer_put(out, "%s\n  kept: %.1f %% of K, %.1f %% of V\n", m->name, 100 * mask_counts_k(c),
+                 100 * mask_counts_v(c));
+  cli_buffer_put(
+      out, "  by RoPE frequency, highest quarter first: %.1f %%, %.1f %%, %.1f %%, %.1f %%\n",
       100 * m->quarters[0], 100 * m->quarters[1], 100 * m->quarters[2], 100 * m->quarters[3]);
   for (size_t i = 0; i < m->n_exceptions && i < 8; i++) {
     const pair_exception *e = &m->exceptions[i];
-    put(out,
+    cli_buffer_put(
+        out,
         "  exception: pair %zu (turns once in %.0f tokens): kept by %.1f %% of heads, its "
         "neighbours by %.1f %%\n",
         e->pair, wavelength_of(a, e->pair), 100 * e->share, 100 * e->neighbours);
   }
-  put(out, "  streaming heads (nothing kept): %zu of %zu", c->n_empty, n_heads);
+  cli_buffer_put(out, "  streaming heads (nothing kept): %zu of %zu", c->n_empty, n_heads);
   if (a->head_energy && !isnan(auc))
-    put(out, "; a head that keeps something has more energy in %.0f %% of pairs", 100 * auc);
-  put(out, "\n");
+    cli_buffer_put(out, "; a head that keeps something has more energy in %.0f %% of pairs",
+                   100 * auc);
+  cli_buffer_put(out, "\n");
 }
 
 static void put_correlation(const analysis *a, cli_buffer *out) {
   text_table t;
   if (a->n < 2) return;
-  put(out,
+  cli_buffer_put(
+      out,
       "\nrank correlation of the importance of channels (alphas of masks; energy of tasks)\n\n");
   text_table_begin(&t, 1 + a->n);
   text_table_cell(&t, "%s", "");
@@ -66,7 +60,7 @@ static void put_correlation(const analysis *a, cli_buffer *out) {
 static void put_removal(const analysis *a, cli_buffer *out) {
   text_table t;
   if (a->n_curves == 0) return;
-  put(out, "\nKL where channels are removed by rank, nats\n\n");
+  cli_buffer_put(out, "\nKL where channels are removed by rank, nats\n\n");
   text_table_begin(&t, 1 + a->n_ratios);
   text_table_cell(&t, "removed");
   for (size_t i = 0; i < a->n_ratios; i++) text_table_cell(&t, "%.0f %%", 100 * a->ratios[i]);

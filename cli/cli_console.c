@@ -160,16 +160,33 @@ const char *cli_base_name(const char *path) {
   return slash ? slash + 1 : path;
 }
 
-void cli_buffer_append(cli_buffer *buffer, const char *bytes, size_t n) {
+/* Room for n bytes more and the NUL behind them. */
+static void reserve(cli_buffer *buffer, size_t n) {
   if (n >= SIZE_MAX / 4 || buffer->n >= SIZE_MAX / 4) exit(cli_complain("out of memory"));
-  if (buffer->n + n + 1 > buffer->capacity) {
-    size_t capacity = 2 * (buffer->n + n) + 64;
-    buffer->data = cli_realloc(buffer->data, capacity, 1);
-    buffer->capacity = capacity;
-  }
+  if (buffer->n + n + 1 <= buffer->capacity) return;
+  buffer->capacity = 2 * (buffer->n + n) + 64;
+  buffer->data = cli_realloc(buffer->data, buffer->capacity, 1);
+}
+
+void cli_buffer_append(cli_buffer *buffer, const char *bytes, size_t n) {
+  reserve(buffer, n);
   if (n) memcpy(buffer->data + buffer->n, bytes, n);
   buffer->n += n;
   buffer->data[buffer->n] = '\0';
+}
+
+void cli_buffer_put(cli_buffer *buffer, const char *fmt, ...) {
+  va_list args, again;
+  va_start(args, fmt);
+  va_copy(again, args);
+  const int n = vsnprintf(NULL, 0, fmt, args);
+  if (n > 0) {
+    reserve(buffer, (size_t)n);
+    vsnprintf(buffer->data + buffer->n, (size_t)n + 1, fmt, again);
+    buffer->n += (size_t)n;
+  }
+  va_end(again);
+  va_end(args);
 }
 
 void cli_buffer_free(cli_buffer *buffer) {

@@ -57,6 +57,8 @@ typedef struct cli_buffer {
 } cli_buffer;
 
 void cli_buffer_append(cli_buffer *buffer, const char *bytes, size_t n);
+/* Appends what printf would print. */
+void cli_buffer_put(cli_buffer *buffer, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cli_buffer_free(cli_buffer *buffer);
 
 /* Reads text from -p, else -f ("-" is stdin), else stdin, with a NUL behind it. Complains and

@@ -1,6 +1,5 @@
 /* leank mask import, leank mask export. */
 #include <stdio.h>
-#include <string.h>
 
 #include "cli_engine.h"
 #include "cli_console.h"

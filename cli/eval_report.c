@@ -1,7 +1,6 @@
 #include "eval_report.h"
 
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,15 +8,6 @@
 #include "cli_file.h"
 #include "cli_report.h"
 #include "text_table.h"
-
-static void __attribute__((format(printf, 2, 3))) put(cli_buffer *out, const char *fmt, ...) {
-  char text[1024];
-  va_list args;
-  va_start(args, fmt);
-  vsnprintf(text, sizeof text, fmt, args);
-  va_end(args);
-  cli_buffer_append(out, text, strlen(text));
-}
 
 static void put_table(text_table *table, bool markdown, cli_buffer *out) {
   if (markdown)
@@ -118,7 +108,7 @@ static double operations_of(const char *task) {
 /* Area under accuracy over operations (trapezoids), as a share of the largest possible. */
 static void put_area(const eval_report *r, const eval_block *b, cli_buffer *out) {
   if (r->suite != LEANK_SUITE_GSM || b->n_rows < 2) return;
-  put(out, "\narea under accuracy over operations, %% of all:");
+  cli_buffer_put(out, "\narea under accuracy over operations, %% of all:");
   for (size_t a = 0; a < r->summary->n_answers; a++) {
     double area = 0, width = 0;
     for (size_t i = 1; i < b->n_rows; i++) {
@@ -127,9 +117,10 @@ static void put_area(const eval_report *r, const eval_block *b, cli_buffer *out)
       area += step * sum / 2;
       width += step;
     }
-    put(out, "%s %s %.1f", a ? "," : "", r->names[a], width > 0 ? 100 * area / width : 0);
+    cli_buffer_put(out, "%s %s %.1f", a ? "," : "", r->names[a],
+                   width > 0 ? 100 * area / width : 0);
   }
-  put(out, "\n");
+  cli_buffer_put(out, "\n");
 }
 
 /* Samples of tasks: all have as many, but where a run goes on or a file is short. */
@@ -140,13 +131,13 @@ static void put_heading(const eval_report *r, const eval_block *b, bool markdown
     if (n < least) least = n;
     if (n > most) most = n;
   }
-  put(out, "%s%s at %zu tokens: %zu task%s, ", markdown ? "## " : "",
-      leank_eval_suite_name(r->suite), b->length, b->n_rows, b->n_rows == 1 ? "" : "s");
+  cli_buffer_put(out, "%s%s at %zu tokens: %zu task%s, ", markdown ? "## " : "",
+                 leank_eval_suite_name(r->suite), b->length, b->n_rows, b->n_rows == 1 ? "" : "s");
   if (least == most)
-    put(out, "%zu prompt%s each", most, most == 1 ? "" : "s");
+    cli_buffer_put(out, "%zu prompt%s each", most, most == 1 ? "" : "s");
   else
-    put(out, "%zu to %zu prompts each", least, most);
-  put(out, ", %zu answer rows\n\n", b->all[0].n_rows);
+    cli_buffer_put(out, "%zu to %zu prompts each", least, most);
+  cli_buffer_put(out, ", %zu answer rows\n\n", b->all[0].n_rows);
 }
 
 void eval_report_text(const eval_report *r, bool markdown, cli_buffer *out) {
@@ -154,21 +145,22 @@ void eval_report_text(const eval_report *r, bool markdown, cli_buffer *out) {
   for (size_t i = 0; i < r->summary->n_blocks; i++) {
     const eval_block *b = &r->summary->blocks[i];
     if (b->n_rows == 0) continue;
-    if (out->n > 0) put(out, "\n");
+    if (out->n > 0) cli_buffer_put(out, "\n");
     put_heading(r, b, markdown, out);
     put_overview(r, b, markdown, out);
     if (!has_scores(r)) continue;
-    put(out, "\n");
+    cli_buffer_put(out, "\n");
     put_tasks(r, b, false, markdown, out);
     put_area(r, b, out);
     if (r->summary->n_answers > 1) {
-      put(out, "\n");
+      cli_buffer_put(out, "\n");
       put_tasks(r, b, true, markdown, out);
     }
     left_out = left_out || b->n_counted < b->n_rows;
   }
-  put(out, "\n%s+- standard errors; change: to dense, paired by prompts%s\n",
-      left_out ? "* dense below 10 %: not averaged; " : "", has_scores(r) ? ", points" : "");
+  cli_buffer_put(out, "\n%s+- standard errors; change: to dense, paired by prompts%s\n",
+                 left_out ? "* dense below 10 %: not averaged; " : "",
+                 has_scores(r) ? ", points" : "");
 }
 
 /* ---- JSON ---- */
@@ -235,7 +227,7 @@ static int write_plot(const eval_report *r, const char *folder, const char *name
   draw(r, &svg);
   int code = cli_write_in_folder(folder, name, svg.data, svg.n);
   cli_buffer_free(&svg);
-  put(page, "\n![%s](%s)\n", name, name);
+  cli_buffer_put(page, "\n![%s](%s)\n", name, name);
   return code;
 }
 
@@ -243,7 +235,8 @@ int eval_report_write(const eval_report *r, const char *folder) {
   cli_buffer page = {0};
   int code = cli_make_folder(folder);
   if (code != CLI_GO) return code;
-  put(&page, "# %s: %s\n\n%s\n\n", r->title, leank_eval_suite_name(r->suite), r->command);
+  cli_buffer_put(&page, "# %s: %s\n\n%s\n\n", r->title, leank_eval_suite_name(r->suite),
+                 r->command);
   eval_report_text(r, true, &page);
   if (r->summary->n_answers > 1) {
     if (has_scores(r)) code = write_plot(r, folder, "changes.svg", eval_plot_changes, &page);

@@ -59,10 +59,7 @@ static int place_fields(log_place at, const json_t *event, int *stage, size_t *s
 static void *grow(void *array, size_t n, size_t size, size_t *capacity) {
   if (n < *capacity) return array;
   *capacity = 2 * n + 64;
-  void *grown = cli_alloc(*capacity, size);
-  if (n) memcpy(grown, array, n * size);
-  free(array);
-  return grown;
+  return cli_realloc(array, *capacity, size);
 }
 
 static bool not_before(int stage, size_t step, int other_stage, size_t other_step) {

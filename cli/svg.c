@@ -1,21 +1,11 @@
 #include "svg.h"
 
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <leank/text.h>
-
-static void __attribute__((format(printf, 2, 3))) put(cli_buffer *svg, const char *fmt, ...) {
-  char text[512];
-  va_list args;
-  va_start(args, fmt);
-  int n = vsnprintf(text, sizeof text, fmt, args);
-  va_end(args);
-  if (n > 0) cli_buffer_append(svg, text, (size_t)n < sizeof text ? (size_t)n : sizeof text - 1);
-}
 
 /* Hundredths are finer than a screen; zeros behind the point only cost bytes. */
 static void put_number(cli_buffer *svg, double x) {
@@ -28,25 +18,25 @@ static void put_number(cli_buffer *svg, double x) {
 }
 
 static void put_attribute(cli_buffer *svg, const char *name, double x) {
-  put(svg, " %s=\"", name);
+  cli_buffer_put(svg, " %s=\"", name);
   put_number(svg, x);
-  put(svg, "\"");
+  cli_buffer_put(svg, "\"");
 }
 
 static void put_escaped(cli_buffer *svg, const char *text, size_t n) {
   for (size_t i = 0; i < n; i++) {
     unsigned char c = (unsigned char)text[i];
     if (c == '&')
-      put(svg, "&amp;");
+      cli_buffer_put(svg, "&amp;");
     else if (c == '<')
-      put(svg, "&lt;");
+      cli_buffer_put(svg, "&lt;");
     else if (c == '>')
-      put(svg, "&gt;");
+      cli_buffer_put(svg, "&gt;");
     else if (c < 0x20 || c == 0x7f)
-      put(svg, "?");
+      cli_buffer_put(svg, "?");
     else if (c == 0xef && n - i >= 3 && (unsigned char)text[i + 1] == 0xbf &&
              (unsigned char)text[i + 2] >= 0xbe) {
-      put(svg, "\xef\xbf\xbd"); /* U+FFFE and U+FFFF are UTF-8 but no XML */
+      cli_buffer_put(svg, "\xef\xbf\xbd"); /* U+FFFE and U+FFFF are UTF-8 but no XML */
       i += 2;
     } else
       cli_buffer_append(svg, text + i, 1);
@@ -64,44 +54,46 @@ static void put_text(cli_buffer *svg, const char *text) {
 }
 
 static void put_pen(cli_buffer *svg, svg_pen pen) {
-  put(svg, " stroke=\"%s\"", pen.colour);
+  cli_buffer_put(svg, " stroke=\"%s\"", pen.colour);
   put_attribute(svg, "stroke-width", pen.width);
-  if (pen.dashes) put(svg, " stroke-dasharray=\"%s\"", pen.dashes);
-  put(svg, "/>\n");
+  if (pen.dashes) cli_buffer_put(svg, " stroke-dasharray=\"%s\"", pen.dashes);
+  cli_buffer_put(svg, "/>\n");
 }
 
 void svg_begin(cli_buffer *svg, double width, double height, const char *title) {
-  put(svg, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
-           "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\"");
+  cli_buffer_put(svg, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
+                      "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\"");
   put_attribute(svg, "width", width);
   put_attribute(svg, "height", height);
-  put(svg, " viewBox=\"0 0 ");
+  cli_buffer_put(svg, " viewBox=\"0 0 ");
   put_number(svg, width);
-  put(svg, " ");
+  cli_buffer_put(svg, " ");
   put_number(svg, height);
-  put(svg, "\" font-family=\"Helvetica, Arial, 'DejaVu Sans', sans-serif\">\n<title>");
+  cli_buffer_put(svg, "\" font-family=\"Helvetica, Arial, 'DejaVu Sans', sans-serif\">\n<title>");
   put_text(svg, title);
-  put(svg, "</title>\n");
+  cli_buffer_put(svg, "</title>\n");
   svg_rect(svg, 0, 0, width, height, "#ffffff");
 }
 
-void svg_end(cli_buffer *svg) { put(svg, "</svg>\n"); }
+void svg_end(cli_buffer *svg) { cli_buffer_put(svg, "</svg>\n"); }
 
-void svg_crisp_begin(cli_buffer *svg) { put(svg, "<g shape-rendering=\"crispEdges\">\n"); }
+void svg_crisp_begin(cli_buffer *svg) {
+  cli_buffer_put(svg, "<g shape-rendering=\"crispEdges\">\n");
+}
 
-void svg_crisp_end(cli_buffer *svg) { put(svg, "</g>\n"); }
+void svg_crisp_end(cli_buffer *svg) { cli_buffer_put(svg, "</g>\n"); }
 
 void svg_rect(cli_buffer *svg, double x, double y, double width, double height, const char *fill) {
-  put(svg, "<rect");
+  cli_buffer_put(svg, "<rect");
   put_attribute(svg, "x", x);
   put_attribute(svg, "y", y);
   put_attribute(svg, "width", fmax(width, 0));
   put_attribute(svg, "height", fmax(height, 0));
-  put(svg, " fill=\"%s\"/>\n", fill);
+  cli_buffer_put(svg, " fill=\"%s\"/>\n", fill);
 }
 
 void svg_line(cli_buffer *svg, svg_point from, svg_point to, svg_pen pen) {
-  put(svg, "<line");
+  cli_buffer_put(svg, "<line");
   put_attribute(svg, "x1", from.x);
   put_attribute(svg, "y1", from.y);
   put_attribute(svg, "x2", to.x);
@@ -110,42 +102,42 @@ void svg_line(cli_buffer *svg, svg_point from, svg_point to, svg_pen pen) {
 }
 
 void svg_polyline(cli_buffer *svg, const svg_point *points, size_t n, svg_pen pen) {
-  put(svg, "<polyline fill=\"none\" stroke-linejoin=\"round\" points=\"");
+  cli_buffer_put(svg, "<polyline fill=\"none\" stroke-linejoin=\"round\" points=\"");
   for (size_t i = 0; i < n; i++) {
-    if (i) put(svg, " ");
+    if (i) cli_buffer_put(svg, " ");
     put_number(svg, points[i].x);
-    put(svg, ",");
+    cli_buffer_put(svg, ",");
     put_number(svg, points[i].y);
   }
-  put(svg, "\"");
+  cli_buffer_put(svg, "\"");
   put_pen(svg, pen);
 }
 
 void svg_disc(cli_buffer *svg, svg_point centre, double radius, const char *fill) {
-  put(svg, "<circle");
+  cli_buffer_put(svg, "<circle");
   put_attribute(svg, "cx", centre.x);
   put_attribute(svg, "cy", centre.y);
   put_attribute(svg, "r", radius);
-  put(svg, " fill=\"%s\"/>\n", fill);
+  cli_buffer_put(svg, " fill=\"%s\"/>\n", fill);
 }
 
 void svg_text(cli_buffer *svg, svg_point at, svg_font font, const char *text) {
   static const char *const anchors[] = {"start", "middle", "end"};
-  put(svg, "<text");
+  cli_buffer_put(svg, "<text");
   put_attribute(svg, "x", at.x);
   put_attribute(svg, "y", at.y);
   put_attribute(svg, "font-size", font.size);
-  put(svg, " fill=\"%s\"", font.colour);
-  if (font.anchor != SVG_START) put(svg, " text-anchor=\"%s\"", anchors[font.anchor]);
-  if (font.bold) put(svg, " font-weight=\"bold\"");
+  cli_buffer_put(svg, " fill=\"%s\"", font.colour);
+  if (font.anchor != SVG_START) cli_buffer_put(svg, " text-anchor=\"%s\"", anchors[font.anchor]);
+  if (font.bold) cli_buffer_put(svg, " font-weight=\"bold\"");
   if (font.upwards) {
-    put(svg, " transform=\"rotate(-90 ");
+    cli_buffer_put(svg, " transform=\"rotate(-90 ");
     put_number(svg, at.x);
-    put(svg, " ");
+    cli_buffer_put(svg, " ");
     put_number(svg, at.y);
-    put(svg, ")\"");
+    cli_buffer_put(svg, ")\"");
   }
-  put(svg, ">");
+  cli_buffer_put(svg, ">");
   put_text(svg, text);
-  put(svg, "</text>\n");
+  cli_buffer_put(svg, "</text>\n");
 }
