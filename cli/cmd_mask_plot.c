@@ -1,5 +1,4 @@
 /* leank mask plot: a mask as a picture. */
-
 #include "cli_console.h"
 #include "cli_file.h"
 #include "cli_options.h"

@@ -77,7 +77,7 @@ static void *cuda_alloc(lk_backend *be, lk_mem_category category, size_t n_bytes
   (void)category;
   lk_cuda_backend *cuda = lk_cuda(be);
   lk_cuda_block *grown =
-      lk_cuda_room(cuda->blocks, cuda->n_blocks, &cuda->max_blocks, 64, sizeof *grown);
+      lk_grow(cuda->blocks, LK_MEM_OTHER, cuda->n_blocks, &cuda->max_blocks, sizeof *grown);
   if (!grown) return NULL;
   cuda->blocks = grown;
   void *p = cuda->api->alloc(cuda->dev, n_bytes);
@@ -178,8 +178,8 @@ static leank_status cuda_wait(lk_backend *be, leank_error *err) {
 static lk_cuda_recording *find_recording(lk_cuda_backend *cuda, uint64_t key) {
   for (size_t i = 0; i < cuda->n_recordings; i++)
     if (cuda->recordings[i].key == key) return &cuda->recordings[i];
-  lk_cuda_recording *grown =
-      lk_cuda_room(cuda->recordings, cuda->n_recordings, &cuda->max_recordings, 16, sizeof *grown);
+  lk_cuda_recording *grown = lk_grow(cuda->recordings, LK_MEM_OTHER, cuda->n_recordings,
+                                     &cuda->max_recordings, sizeof *grown);
   if (!grown) return NULL;
   cuda->recordings = grown;
   cuda->recordings[cuda->n_recordings] = (lk_cuda_recording){.key = key};

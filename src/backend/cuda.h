@@ -112,17 +112,6 @@ void lk_cuda_keep_failure(lk_cuda_backend *cuda, leank_status code, const char *
 /* Tells and forgets what is kept here and by the library. */
 leank_status lk_cuda_tell(lk_cuda_backend *cuda, leank_error *err);
 
-/* A list of n_items with room for one more: the list itself, or one of twice the room (of `least`
- * at first), noted in *max. NULL where memory is short; the list stands. */
-static inline void *lk_cuda_room(void *items, size_t n_items, size_t *max, size_t least,
-                                 size_t size) {
-  if (n_items < *max) return items;
-  const size_t n = *max ? 2 * *max : least;
-  void *grown = lk_realloc(items, LK_MEM_OTHER, n_items, n, size);
-  if (grown) *max = n;
-  return grown;
-}
-
 /* Steps of a backend that is open for more rows than own kernels are fast with go to GEMM, always
  * as many: then a row's bits do not depend on how many they are. Their buffers have room for it. */
 static inline bool lk_cuda_steps_by_gemm(const lk_cuda_backend *cuda) {

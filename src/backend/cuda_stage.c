@@ -224,7 +224,7 @@ static bool send(lk_cuda_backend *cuda, void *to, const void *from, size_t n_byt
 
 static lk_cuda_heads *add_heads(lk_cuda_backend *cuda, const lk_head_map *key) {
   lk_cuda_heads *grown =
-      lk_cuda_room(cuda->heads, cuda->n_heads, &cuda->max_heads, 64, sizeof *grown);
+      lk_grow(cuda->heads, LK_MEM_OTHER, cuda->n_heads, &cuda->max_heads, sizeof *grown);
   if (!grown) return NULL;
   cuda->heads = grown;
   lk_cuda_heads h = {.key = key, .host = lk_alloc(LK_MEM_OTHER, heads_bytes(cuda), 1)};
