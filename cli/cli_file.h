@@ -6,13 +6,18 @@
 
 #include "cli.h"
 
-/* Writes a temporary file beside path, then renames it: path is whole or what it was before.
- * Complains and returns CLI_FAILURE, else CLI_GO. */
+/* Writes a temporary file beside path, then renames it: path is whole or what it was before. Links
+ * are followed and stay; a device or a pipe is written to as it is. Complains and returns
+ * CLI_FAILURE, else CLI_GO. */
 int cli_write_file(const char *path, const char *bytes, size_t n);
 
 /* Checks, before work whose result goes to path, that it will be possible to write it there.
  * Complains and returns CLI_FAILURE, else CLI_GO. */
 int cli_check_place(const char *path);
+
+/* Checks that what is read back or removed later is a regular file or not there (folders are left
+ * to what opens them). Complains and returns CLI_FAILURE, else CLI_GO. */
+int cli_check_regular(const char *path);
 
 /* Makes a folder where it is not there; its parent must be. Complains and returns CLI_FAILURE, else
  * CLI_GO. */

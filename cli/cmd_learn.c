@@ -192,6 +192,8 @@ static int learn(const learn_options *o, const char *path, const leank_model *mo
   char *log = beside(o->log ? o->log : o->out, o->log ? "" : ".log.jsonl");
   const bool resumes = !o->fresh && checkpoint && access(checkpoint, F_OK) == 0;
   int code = learn_report_open(log, o->json, o->quiet, &report);
+  /* --fresh would set a device aside, too. */
+  if (code == CLI_GO && checkpoint) code = cli_check_regular(checkpoint);
   options->checkpoint = checkpoint;
   options->on_event = learn_report_event;
   options->user = &report;

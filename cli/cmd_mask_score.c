@@ -6,6 +6,7 @@
 
 #include "cli_console.h"
 #include "cli_engine.h"
+#include "cli_file.h"
 #include "mask_meta.h"
 #include "mask_scores.h"
 
@@ -121,6 +122,7 @@ int cmd_mask_score(int argc, char **argv) {
   cli_engine_options_default(&o.engine);
   o.engine.weights = LEANK_WEIGHTS_MAPPED; /* read once, not once a step */
   int code = parse(argc, argv, &o, path);
+  if (code == CLI_GO) code = cli_check_place(o.out);
   if (code != CLI_GO) return code;
   if (leank_model_read_info(path[0], &model, &err) != LEANK_OK) return cli_fail(&err);
   float *scores = cli_alloc(cli_n_channels(&model), sizeof *scores);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -99,25 +100,44 @@ leank_status lk_file_write_atomic(const char *path, const void *data, size_t n_b
   return lk_file_write_parts(path, &part, 1, err);
 }
 
-leank_status lk_file_write_parts(const char *path, const lk_file_part *parts, size_t n_parts,
-                                 leank_error *err) {
-  leank_status status = LEANK_OK;
-  int fd = -1;
-  const size_t size = strlen(path) + 48;
-  char *tmp = lk_alloc(LK_MEM_OTHER, size, 1);
-  LK_FAIL_IF(!tmp, err, LEANK_E_MEMORY, -1, "%s: out of memory", path);
-  fd = create_beside(path, tmp, size);
-  LK_FAIL_IF(fd < 0, err, LEANK_E_IO, -1, "%s: cannot create: %s", path, strerror(errno));
+/* Writes through `path` itself: what is a device or a pipe is written to, never replaced. */
+static int open_there(const char *path) {
+  return open(path, O_WRONLY | O_TRUNC | O_CLOEXEC | O_NOCTTY);
+}
+
+/* The parts into an open file, which is closed. False where that fails; errno says why. */
+static bool write_out(int fd, const lk_file_part *parts, size_t n_parts, bool sync) {
   bool written = true;
   for (size_t i = 0; i < n_parts && written; i++)
     written = write_all(fd, parts[i].data, parts[i].n_bytes);
-  if (!written || fsync(fd) != 0)
+  if (written && sync) written = fsync(fd) == 0;
+  const int why = errno;
+  const bool closed = close(fd) == 0;
+  if (!written) errno = why;
+  return written && closed;
+}
+
+leank_status lk_file_write_parts(const char *path, const lk_file_part *parts, size_t n_parts,
+                                 leank_error *err) {
+  leank_status status = LEANK_OK;
+  struct stat st;
+  char real[PATH_MAX], *tmp = NULL;
+  const bool exists = stat(path, &st) == 0;
+  LK_FAIL_IF(exists && S_ISDIR(st.st_mode), err, LEANK_E_IO, -1, "%s: is a folder", path);
+  /* Links stay: the file behind them is replaced. */
+  const bool there = exists && !(S_ISREG(st.st_mode) && realpath(path, real));
+  const char *target = exists && !there ? real : path;
+  const size_t size = strlen(target) + 48;
+  tmp = lk_alloc(LK_MEM_OTHER, size, 1);
+  LK_FAIL_IF(!tmp, err, LEANK_E_MEMORY, -1, "%s: out of memory", path);
+  const int fd = there ? open_there(path) : create_beside(target, tmp, size);
+  LK_FAIL_IF(fd < 0, err, LEANK_E_IO, -1, "%s: cannot %s: %s", path, there ? "write" : "create",
+             strerror(errno));
+  if (!write_out(fd, parts, n_parts, !there))
     status = lk_fail(err, LEANK_E_IO, -1, "%s: cannot write: %s", path, strerror(errno));
-  if (close(fd) != 0 && status == LEANK_OK)
-    status = lk_fail(err, LEANK_E_IO, -1, "%s: cannot write: %s", path, strerror(errno));
-  if (status == LEANK_OK && rename(tmp, path) != 0)
+  else if (!there && rename(tmp, target) != 0)
     status = lk_fail(err, LEANK_E_IO, -1, "%s: cannot rename: %s", path, strerror(errno));
-  if (status != LEANK_OK) unlink(tmp);
+  if (!there && status != LEANK_OK) unlink(tmp);
 cleanup:
   lk_free(tmp);
   return status;

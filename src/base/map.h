@@ -21,7 +21,8 @@ leank_status lk_file_read(const char *path, size_t max_bytes, char **out, size_t
                           leank_error *err);
 
 /* Writes a file so that a failure leaves the old one: a temporary file beside it, synced, renamed.
- * LEANK_E_IO with the system's reason. */
+ * Links are followed and stay. A device or a pipe is written to as it is. LEANK_E_IO with the
+ * system's reason, and for a folder. */
 leank_status lk_file_write_atomic(const char *path, const void *data, size_t n_bytes,
                                   leank_error *err);
 

@@ -157,6 +157,10 @@ refused "line 2: 'score' is not between 0 and 1"
   >"$work/part.jsonl"
 refused "line 2: 'kl' "
 
+mkfifo "$work/pipe"
+leank eval "$model" "${small[@]}" -o "$work/pipe"
+expect_failure 1 'pipe: is not a regular file'
+
 # ---- figures, worked by hand ----
 one=(--lengths 2500 --samples 2 --tasks "fwe,niah_single_1" --mask "$work/half.safetensors")
 leank eval "$model" "${one[@]}" --samples 1 "$cpu" -o "$work/hand.jsonl"

@@ -239,6 +239,11 @@ leank learn "$model" "${small[@]}" -o "$work/mask" --checkpoint "$work/c" -q
 expect_failure 1 'no checkpoint of learning'
 [ "$(cat "$work/c")" = precious ]
 check $? "a file that is no checkpoint is left alone"
+mkfifo "$work/pipe"
+leank learn "$model" "${small[@]}" -o "$work/mask" --checkpoint "$work/pipe" --fresh -q
+expect_failure 1 'pipe: is not a regular file'
+[ -p "$work/pipe" ]
+check $? "a pipe is not set aside"
 
 # ---- devices ----
 leank learn "$model" "${small[@]}" -o "$work/quiet" --log /dev/null -q "$cpu"
@@ -348,7 +353,7 @@ mkdir "$work/lost"
 wait "$pid"
 code=$?
 expect_code 1
-expect_err 'lost: cannot rename'
+expect_err 'lost: is a folder'
 expect_err 'nothing is lost: the checkpoint is in'
 rmdir "$work/lost"
 leank learn "$model" "${many[@]}" -o "$work/lost" "$cpu"

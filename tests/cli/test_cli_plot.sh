@@ -174,8 +174,39 @@ leank mask plot "$mask" -o "$work/no/such/folder.svg"
 expect_failure 1 'folder.svg: cannot create'
 mkdir "$work/folder"
 leank mask plot "$mask" -o "$work/folder"
-expect_failure 1 'folder: cannot rename'
+expect_failure 1 'folder: is a folder'
 cp "$work/a.svg" "$work/precious.svg"
+# What is no regular file is written to, never replaced; a link stays one.
+expect_written_through() { # FILE ARGS..., which write FILE's bytes to the path behind them
+  local good=$1
+  shift
+  rm -f "$work/pipe" "$work/link" "$work/behind"
+  mkfifo "$work/pipe"
+  timeout 20 cat "$work/pipe" >"$work/read" &
+  leank "$@" "$work/pipe"
+  expect_code 0
+  [ -p "$work/pipe" ]
+  check $? "a pipe stays a pipe"
+  wait $!
+  expect_same "$good" "$work/read"
+  echo old >"$work/behind"
+  ln -s behind "$work/link"
+  leank "$@" "$work/link"
+  expect_code 0
+  [ -L "$work/link" ]
+  check $? "a link stays a link"
+  expect_same "$good" "$work/behind"
+  rm "$work/behind"
+  leank "$@" "$work/link" # leads nowhere
+  expect_code 0
+  expect_same "$good" "$work/link"
+}
+leank mask plot "$work/mask.pth" -o "$work/good.svg" --title x
+expect_code 0
+expect_written_through "$work/good.svg" mask plot "$work/mask.pth" --title x -o
+leank mask export "$work/mask.pth" -o "$work/good.pth"
+expect_code 0
+expect_written_through "$work/good.pth" mask export "$work/mask.pth" -o
 ran="leank mask plot, files limited to 0 blocks"
 (trap '' XFSZ && ulimit -f 0 && exec "$program" mask plot "$work/mask.pth" -o "$work/precious.svg") \
   2>&1 </dev/null | cat >"$work/err"
