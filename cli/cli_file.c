@@ -90,8 +90,12 @@ int cli_write_file(const char *path, const char *bytes, size_t n) {
 }
 
 int cli_make_folder(const char *path) {
-  if (mkdir(path, 0777) == 0 || errno == EEXIST) return CLI_GO;
-  return cli_complain("%s: %s", path, strerror(errno));
+  struct stat st;
+  if (mkdir(path, 0777) != 0 && errno != EEXIST)
+    return cli_complain("%s: %s", path, strerror(errno));
+  if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
+    return cli_complain("%s: is not a folder", path);
+  return access(path, W_OK) == 0 ? CLI_GO : cli_complain("%s: %s", path, strerror(errno));
 }
 
 int cli_write_in_folder(const char *folder, const char *name, const char *bytes, size_t n) {

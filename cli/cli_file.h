@@ -19,8 +19,8 @@ int cli_check_place(const char *path);
  * to what opens them). Complains and returns CLI_FAILURE, else CLI_GO. */
 int cli_check_regular(const char *path);
 
-/* Makes a folder where it is not there; its parent must be. Complains and returns CLI_FAILURE, else
- * CLI_GO. */
+/* Makes a folder where it is not there; its parent must be. For files to be written in it, before
+ * the work whose result they are. Complains and returns CLI_FAILURE, else CLI_GO. */
 int cli_make_folder(const char *path);
 /* cli_write_file of a file in a folder. */
 int cli_write_in_folder(const char *folder, const char *name, const char *bytes, size_t n);

@@ -9,6 +9,7 @@
 
 #include "analysis.h"
 #include "cli_console.h"
+#include "cli_file.h"
 #include "cli_report.h"
 #include "eval_variants.h"
 #include "mask_scores.h"
@@ -335,6 +336,7 @@ int cmd_analyze(int argc, char **argv) {
   cli_engine_options_default(&o.engine);
   int code = parse(argc, argv, &o, path);
   if (code == CLI_GO) code = eval_variants_check(&o.masks, &none);
+  if (code == CLI_GO && o.out) code = cli_make_folder(o.out);
   if (code == CLI_GO) code = cli_engine_open(path[0], &o.engine, &engine);
   if (code == CLI_GO) code = analyze(&o, &engine, cli_engine_title(&engine, path[0]));
   cli_engine_close(&engine);

@@ -426,6 +426,7 @@ int cmd_eval(int argc, char **argv) {
     return cli_usage_error("--tokens and --align are at least 1");
   if (o.out) code = cli_check_regular(o.out);
   if (code == CLI_GO && o.out) code = cli_check_place(o.out);
+  if (code == CLI_GO && o.report && !o.prompts) code = cli_make_folder(o.report);
   if (code == CLI_GO) code = cli_engine_open(path[0], &o.engine, &engine);
   if (code == CLI_GO) code = open_set(&o, &engine, &set);
   if (code == CLI_GO) code = check_lengths(set);

@@ -212,6 +212,19 @@ leank eval "$model" --suite longbench --data "$work/hotpotqa.jsonl" --lengths 20
 expect_code 0
 expect_out '^longbench at 2000 tokens: 2 tasks, 1 prompt each'
 
+# ---- a folder that cannot be: known before the work ----
+for folder in "$work/no/such" "$work/half.safetensors"; do
+  leank eval "$model" "${small[@]}" --report "$folder"
+  expect_failure 1 "$folder: "
+  expect_no_out
+  leank analyze "$model" --mask "$work/half.safetensors" --masks-only -o "$folder"
+  expect_failure 1 "$folder: "
+  expect_no_out
+done
+leank eval "$model" "${small[@]}" --prompts --report "$work/none"
+[ ! -e "$work/none" ]
+check $? "no folder for prompts that are printed"
+
 # ---- wrong usage ----
 leank eval "$model" --tasks qa_3
 expect_failure 1 "suite ruler has no task 'qa_3'"
