@@ -20,6 +20,8 @@ typedef struct learn_options {
   learn_settings settings;
 } learn_options;
 
+static bool is_same(const char *a, const char *b) { return a && b && strcmp(a, b) == 0; }
+
 static int parse(int argc, char **argv, learn_options *o, const char **model) {
   learn_settings *s = &o->settings;
   const cli_option rows[] = {
@@ -88,6 +90,8 @@ static int parse(int argc, char **argv, learn_options *o, const char **model) {
   int code = cli_parse(&command, argc, argv, model);
   if (code != CLI_GO) return code;
   if (!o->out && !o->show_data && !o->print_config) return cli_usage_error("-o is missing");
+  if (is_same(o->out, o->log) || is_same(o->out, o->checkpoint) || is_same(o->log, o->checkpoint))
+    return cli_usage_error("-o, --log and --checkpoint must be different files");
   return CLI_GO;
 }
 

@@ -11,7 +11,13 @@
 
 /* ---- data sets ---- */
 
-data_settings data_settings_default(void) { return (data_settings){.seed = UINT64_MAX}; }
+data_settings data_settings_default(void) {
+  return (data_settings){.n_contexts = SIZE_MAX, .n_questions = SIZE_MAX, .seed = UINT64_MAX};
+}
+
+static void set_size(size_t *to, size_t given) {
+  if (given != SIZE_MAX) *to = given;
+}
 
 static int parse_tasks(const cli_texts *names, unsigned *tasks) {
   *tasks = 0;
@@ -22,6 +28,9 @@ static int parse_tasks(const cli_texts *names, unsigned *tasks) {
       return cli_usage_error("unknown task '%s': uuid, words, values, passkeys or file",
                              names->values[i]);
     }
+    if (t == LEANK_TASK_RANDOM)
+      return cli_usage_error("task random is for time alone, and nothing is learned from it: see "
+                             "leank bench learn");
     *tasks |= 1u << t;
   }
   return CLI_GO;
@@ -39,8 +48,10 @@ int data_settings_apply(const data_settings *given, leank_dataset_options *o) {
     o->min_tokens = given->lengths.values[0];
     o->max_tokens = given->lengths.values[given->lengths.n - 1];
   }
-  if (given->n_contexts) o->n_contexts = given->n_contexts;
-  if (given->n_questions) o->n_questions = given->n_questions;
+  if (given->n_contexts == 0 || given->n_questions == 0)
+    return cli_usage_error("--contexts and --questions are at least 1");
+  set_size(&o->n_contexts, given->n_contexts);
+  set_size(&o->n_questions, given->n_questions);
   if (given->haystacks.n) {
     o->haystacks = given->haystacks.values;
     o->n_haystacks = given->haystacks.n;
@@ -75,9 +86,6 @@ learn_settings learn_settings_default(void) {
                           .n_held_out = SIZE_MAX};
 }
 
-static void set_size(size_t *to, size_t given) {
-  if (given != SIZE_MAX) *to = given;
-}
 static void set_number(double *to, double given) {
   if (!isnan(given)) *to = given;
 }
@@ -114,7 +122,7 @@ static int apply_data(const learn_settings *g, leank_learn_options *o) {
   data_settings held_out = g->data;
   if (g->seed != UINT64_MAX) o->train.seed = g->seed;
   int code = data_settings_apply(&g->data, &o->train);
-  held_out.n_contexts = 0;
+  held_out.n_contexts = SIZE_MAX;
   held_out.seed = g->held_out_seed;
   if (g->held_out_tasks.n) held_out.tasks = g->held_out_tasks;
   if (code == CLI_GO) code = data_settings_apply(&held_out, &o->held_out);

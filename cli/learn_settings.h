@@ -7,7 +7,7 @@
 
 #include "cli_options.h"
 
-/* A data set as given; 0, an empty list and UINT64_MAX: as the preset has it. */
+/* A data set as given; SIZE_MAX, an empty list and UINT64_MAX: as the preset has it. */
 typedef struct data_settings {
   cli_texts tasks;   /* names of tasks */
   cli_sizes lengths; /* one, or shortest and longest */

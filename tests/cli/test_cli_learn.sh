@@ -190,6 +190,21 @@ leank learn "$model" "${small[@]}"
 expect_failure 2 '-o is missing'
 leank learn "$model" -o "$work/no" --tasks uuid,fly
 expect_failure 2 "unknown task 'fly'"
+for option in --tasks --held-out-tasks; do
+  leank learn "$model" -o "$work/no" "$option" uuid,random
+  expect_failure 2 'task random is for time alone'
+done
+for option in --contexts --questions; do
+  leank learn "$model" -o "$work/no" "$option" 0
+  expect_failure 2 'at least 1'
+  leank mask compare "$model" "$work/mask" "$option" 0
+  expect_failure 2 'at least 1'
+done
+for options in "--log $work/no" "--checkpoint $work/no" "--log $work/c --checkpoint $work/c"; do
+  # shellcheck disable=SC2086
+  leank learn "$model" "${small[@]}" -o "$work/no" $options
+  expect_failure 2 'must be different files'
+done
 leank learn "$model" -o "$work/no" --lengths 1,2,3
 expect_failure 2 'one or two'
 leank learn "$model" -o "$work/no" --held-out-seed 1
