@@ -19,9 +19,12 @@ static void print_origin(const leank_mask *mask, const leank_mask_info *info) {
   }
   print_field("method", info->method);
   print_field("made from", info->data);
-  printf("steps, seed    %" PRIu64 ", %" PRIu64 "\n", info->steps, info->seed);
-  printf("ratio          asked %.4f, reached %.4f, align %zu\n", info->ratio_asked,
-         info->ratio_reached, info->align);
+  if (info->steps || info->seed)
+    printf("steps, seed    %" PRIu64 ", %" PRIu64 "\n", info->steps, info->seed);
+  printf("ratio          ");
+  if (info->ratio_asked > 0 || info->ratio_reached <= 0) /* else an import: nobody asked */
+    printf("asked %.4f, ", info->ratio_asked);
+  printf("reached %.4f, align %zu\n", info->ratio_reached, info->align);
   print_field("fingerprint", info->fingerprint);
   printf("deployed with  sink %zu, recent %zu, policy %s%s\n", info->n_sink, info->n_recent,
          cli_policy_name(info->policy), info->mean_compensation ? ", mean compensation" : "");

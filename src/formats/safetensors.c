@@ -80,7 +80,8 @@ static leank_status read_header(lk_safetensors *st, leank_error *err) {
              "%s: %zu bytes are no safetensors file", st->name, st->n_bytes);
   const uint64_t n = lk_load_le64(st->data);
   LK_FAIL_IF(n > MAX_HEADER_BYTES || n > st->n_bytes - LENGTH_BYTES, err, LEANK_E_FORMAT, 0,
-             "%s: a header of %llu bytes does not fit the file", st->name, (unsigned long long)n);
+             "%s: is no safetensors file: a header of %llu bytes does not fit it", st->name,
+             (unsigned long long)n);
   const char *text = (const char *)st->data + LENGTH_BYTES;
   LK_FAIL_IF(n == 0 || text[0] != '{', err, LEANK_E_FORMAT, LENGTH_BYTES,
              "%s: the header is no JSON object", st->name);

@@ -38,13 +38,15 @@ static leank_status check(const leank_sampler_options *o, size_t n_vocab, leank_
   leank_status status = LEANK_OK;
   LK_FAIL_IF(n_vocab == 0 || n_vocab > MAX_VOCAB, err, LEANK_E_ARGUMENT, -1,
              "a vocabulary of %zu tokens", n_vocab);
-  LK_FAIL_IF(!in_range(o->temperature, 0, 1e6), err, LEANK_E_ARGUMENT, -1, "temperature %g",
-             (double)o->temperature);
-  LK_FAIL_IF(o->top_k < 0, err, LEANK_E_ARGUMENT, -1, "top_k %d", o->top_k);
-  LK_FAIL_IF(!in_range(o->top_p, 0, 1), err, LEANK_E_ARGUMENT, -1, "top_p %g", (double)o->top_p);
-  LK_FAIL_IF(!in_range(o->min_p, 0, 1), err, LEANK_E_ARGUMENT, -1, "min_p %g", (double)o->min_p);
+  LK_FAIL_IF(!in_range(o->temperature, 0, 1e6), err, LEANK_E_ARGUMENT, -1,
+             "temperature %g: 0 to 1e6 is possible", (double)o->temperature);
+  LK_FAIL_IF(o->top_k < 0, err, LEANK_E_ARGUMENT, -1, "top_k %d: 0 or more is possible", o->top_k);
+  LK_FAIL_IF(!in_range(o->top_p, 0, 1), err, LEANK_E_ARGUMENT, -1, "top_p %g: 0 to 1 is possible",
+             (double)o->top_p);
+  LK_FAIL_IF(!in_range(o->min_p, 0, 1), err, LEANK_E_ARGUMENT, -1, "min_p %g: 0 to 1 is possible",
+             (double)o->min_p);
   LK_FAIL_IF(!in_range(o->repetition_penalty, 1e-6, 1e6), err, LEANK_E_ARGUMENT, -1,
-             "repetition_penalty %g", (double)o->repetition_penalty);
+             "repetition_penalty %g: 1e-6 to 1e6 is possible", (double)o->repetition_penalty);
   LK_FAIL_IF(o->repetition_window > MAX_WINDOW, err, LEANK_E_ARGUMENT, -1, "repetition_window %zu",
              o->repetition_window);
 cleanup:

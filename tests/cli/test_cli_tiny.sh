@@ -155,6 +155,10 @@ tr -d ' \n' <"$work/out" | grep -o '"kept_per_head":[][0-9,]*' >"$work/kept"
 leank mask show "$work/imported" --json
 tr -d ' \n' <"$work/out" | grep -o '"kept_per_head":[][0-9,]*' >"$work/kept-imported"
 expect_same "$work/kept" "$work/kept-imported"
+leank mask show "$work/energy.pth"
+expect_out '^ratio +reached 0\.[0-9]+, align'
+! grep -q '^steps' "$work/out"
+check $? "what the layout of the paper's code does not say is not shown"
 leank mask import "$work/energy.pth" -o "$work/misfit" --config "$data/configs/qwen2.5-7b.json"
 expect_failure 1 'mask is for'
 [ ! -e "$work/misfit" ]
