@@ -60,6 +60,16 @@ void cli_engine_options_default(cli_engine_options *options) {
   };
 }
 
+int cli_engine_check_mask(const cli_engine_options *options) {
+  const char *name = options->n_sink != SIZE_MAX       ? "n-sink"
+                     : options->n_recent != SIZE_MAX   ? "n-recent"
+                     : options->policy >= 0            ? "policy"
+                     : options->mean_compensation >= 0 ? "mean-comp"
+                                                       : NULL;
+  if (!name || options->mask) return CLI_GO;
+  return cli_usage_error("--%s needs --mask: a dense cache is whole", name);
+}
+
 int cli_check_mask(const leank_mask *mask, const char *path, const leank_model_info *info) {
   leank_error err;
   bool same_weights = true;
@@ -113,7 +123,8 @@ static int open_synthetic(const char *path, const cli_engine *engine, leank_mode
 int cli_engine_open(const char *model_path, const cli_engine_options *options, cli_engine *out) {
   leank_error err;
   *out = (cli_engine){.options = *options};
-  int code = check_device(options);
+  int code = cli_engine_check_mask(options);
+  if (code == CLI_GO) code = check_device(options);
   if (code == CLI_GO) code = cli_device(options, &out->device, &out->device_index);
   if (code != CLI_GO) return code;
   /* The mask first: it is small, and a wrong path is known at once. */

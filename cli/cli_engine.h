@@ -32,6 +32,10 @@ int cli_device_named(const char *text, leank_device *device, int *index);
 
 void cli_engine_options_default(cli_engine_options *options);
 
+/* Complains where an option is given that says something of a mask, and no mask is: CLI_USAGE, else
+ * CLI_GO. */
+int cli_engine_check_mask(const cli_engine_options *options);
+
 /* Rows for a command's table; e is a cli_engine_options, or a struct with members of these names. A
  * row that commands have different defaults for takes their words as arguments. */
 #define CLI_MASK_ROW(e)                                                                            \

@@ -39,9 +39,10 @@ static int parse(int argc, char **argv, info_options *o, const char **model) {
   };
   int code = cli_parse(&command, argc, argv, model);
   if (code == CLI_GO && !model[0] && !o->cpu && !o->devices) {
-    return cli_usage_error("an argument is missing; usage: %s", command.usage);
+    return cli_usage_error("an argument is missing: a MODEL, --cpu or --devices; usage: %s",
+                           command.usage);
   }
-  return code;
+  return code == CLI_GO && model[0] ? cli_engine_check_mask(&o->engine) : code;
 }
 
 /* ---- text ---- */

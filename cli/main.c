@@ -59,8 +59,9 @@ static int dispatch(int argc, char **argv) {
   if (strcmp(name, "help") == 0) {
     if (argc == 2) return show_help();
     const command_entry *topic = find(argv[2]);
-    char *help[] = {"--help", NULL};
-    if (topic) return topic->run(1, help);
+    char *help[] = {argc > 3 ? argv[3] : "--help", "--help", NULL}; /* leank help mask show */
+    if (topic) return topic->run(argc > 3 ? 2 : 1, help);
+    if (strcmp(argv[2], "help") == 0) return show_help();
     return cli_usage_error("unknown command '%s' (see leank help)", argv[2]);
   }
   const command_entry *command = find(name);

@@ -28,10 +28,17 @@ for command in run info learn eval analyze mask tokenize bench "mask show" "mask
   expect_out "^usage: leank $command"
   [ "$(wc -L <"$work/out")" -le 100 ]
   check $? "no line is longer than 100 columns"
+  cp "$work/out" "$work/help"
+  # shellcheck disable=SC2086
+  leank help $command
+  expect_code 0
+  expect_same "$work/help" "$work/out"
 done
-leank help run
+leank help help
 expect_code 0
-expect_out '^usage: leank run'
+expect_file help.txt
+leank help mask fly
+expect_failure 2 "unknown command 'mask fly'"
 
 # ---- devices: whether there is one or not, tiny's heads are not for it ----
 leank info --devices
@@ -90,6 +97,15 @@ leank run "$model" -p x -f y
 expect_failure 2 'exclude each other'
 leank run "$model" -p x --compare
 expect_failure 2 '--compare needs --mask'
+for options in "--n-sink 64" "--n-recent 64" "--policy mean" "--mean-comp on"; do
+  # shellcheck disable=SC2086
+  leank run "$model" -p x $options
+  expect_failure 2 "^leank: ${options%% *} needs --mask"
+done
+leank info "$model" --n-recent 64
+expect_failure 2 '--n-recent needs --mask'
+leank info --json
+expect_failure 2 'argument is missing: a MODEL, --cpu or --devices'
 leank run "$model" -p x --raw --chat
 expect_failure 2 'exclude each other'
 for bad in x 1.5 -3 4t 99999999999999999999 18446744073709551615k ''; do
@@ -148,6 +164,10 @@ for file in nowhere.gguf cut.gguf cut-tail.gguf empty folder; do
 done
 [ ! -e "$work/m" ]
 check $? "a failed score leaves no file"
+leank run "$model" -p x --mask "$model"
+expect_failure 1 'is no safetensors file'
+leank run "$model" -p x --temp -1
+expect_failure 1 'temperature -1: 0 to 1e6 is possible'
 leank run "$model" -f "$work/nowhere.txt"
 expect_failure 1 "nowhere.txt: No such file"
 leank run "$model" -f "$work/folder"
