@@ -26,6 +26,7 @@ int learn_report_open(const char *log_path, bool json, bool quiet, learn_report 
                         .terminal = isatty(STDERR_FILENO),
                         .print_every = 10};
   if (!log_path) return CLI_GO;
+  out->made_log = access(log_path, F_OK) != 0;
   out->log = fopen(log_path, "a+");
   if (!out->log) return cli_complain("%s: cannot write: %s", log_path, strerror(errno));
   return CLI_GO;
@@ -212,7 +213,10 @@ void learn_report_event(void *user, const leank_learn_event *e) {
 }
 
 int learn_report_close(learn_report *r) {
+  struct stat st;
   end_line(r);
+  if (r->log && r->made_log && fstat(fileno(r->log), &st) == 0 && st.st_size == 0)
+    unlink(r->log_path);
   if (r->log && fclose(r->log) != 0 && !r->log_errno) r->log_errno = errno;
   r->log = NULL;
   if (r->log_errno) {

@@ -12,8 +12,9 @@
 typedef struct learn_report {
   leank_learner *learner; /* to be interrupted by Ctrl-C */
   const char *log_path;
-  FILE *log; /* or NULL */
-  bool json; /* events as JSON lines on stdout instead of text */
+  FILE *log;     /* or NULL */
+  bool made_log; /* there was none before */
+  bool json;     /* events as JSON lines on stdout instead of text */
   bool quiet;
   bool terminal; /* stderr is one: steps overwrite a line */
   bool line_open;
@@ -32,8 +33,8 @@ int learn_report_open(const char *log_path, bool json, bool quiet, learn_report 
 void learn_report_start(learn_report *report, json_t *settings, const char *model, bool resumed);
 /* A leank_learn_options.on_event; user is a learn_report. */
 void learn_report_event(void *user, const leank_learn_event *event);
-/* Ends an open line and closes the log. Complains and returns CLI_FAILURE where lines of the log
- * were lost, else CLI_GO. */
+/* Ends an open line and closes the log; one that it made and nothing was written to goes. Complains
+ * and returns CLI_FAILURE where lines of the log were lost, else CLI_GO. */
 int learn_report_close(learn_report *report);
 
 #endif

@@ -213,6 +213,7 @@ leank learn "$model" -o "$work/no" -q --lengths 400,8k "${window[@]}"
 expect_failure 1 '4096'
 leank learn "$model" -o "$work/no" -q "${small[@]}" --ratio 1
 expect_failure 1 'ratio of 1'
+expect_gone "$work/no.log.jsonl"
 leank learn "$model" -o "$work/no" -q "${small[@]}" --align 100000
 expect_failure 1 'at most 65536'
 leank learn "$model" -o "$work/no" -q "${small[@]}" --n-recent 600
