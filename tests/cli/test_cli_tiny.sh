@@ -16,6 +16,9 @@ expect_no_err
 expect_out '^sizes +2 layers, 4 query heads, 2 kv heads, head dim 32$'
 expect_out '^bytes per token +512$' # 2 layers x 2 heads x 32 channels x (K + V) x 2 bytes
 expect_out '^KV bytes stored +1,048,576$'
+leank info "$model" --ctx 8k
+expect_code 0
+expect_err 'warning: a context of 8192 tokens is longer than the model was made for \(4096\)'
 leank info "$model" --ctx 2k --batch 3 --kv-type f32
 expect_out '^KV bytes stored +6,291,456$'
 leank info "$model" --json
