@@ -167,6 +167,7 @@ int cmd_mask_compare(int argc, char **argv) {
   data.n_contexts = 16;
   data.seed = 2000001;
   code = data_settings_apply(&o.data, &data);
+  if (code == CLI_GO) code = data_settings_check(&o.data, data.tasks);
   if (code == CLI_GO) code = cli_open_model(paths[0], LEANK_WEIGHTS_MAPPED, false, &model);
   if (code == CLI_GO) code = open_masks(paths + 1, n, leank_model_get_info(model), masks);
   if (code == CLI_GO && leank_dataset_make(model, &data, &dataset, &err) != LEANK_OK)

@@ -61,6 +61,11 @@ int data_settings_apply(const data_settings *given, leank_dataset_options *o) {
   return CLI_GO;
 }
 
+int data_settings_check(const data_settings *given, unsigned tasks) {
+  if (!given->examples || tasks & 1u << LEANK_TASK_FILE) return CLI_GO;
+  return cli_usage_error("--examples are for task file, which --tasks leaves out");
+}
+
 /* ---- learning ---- */
 
 learn_settings learn_settings_default(void) {
@@ -127,6 +132,7 @@ static int apply_data(const learn_settings *g, leank_learn_options *o) {
   if (g->held_out_tasks.n) held_out.tasks = g->held_out_tasks;
   if (code == CLI_GO) code = data_settings_apply(&held_out, &o->held_out);
   set_size(&o->held_out.n_contexts, g->n_held_out);
+  if (code == CLI_GO) code = data_settings_check(&g->data, o->train.tasks | o->held_out.tasks);
   if (code == CLI_GO && o->held_out.n_contexts > 0 && o->held_out.seed == o->train.seed) {
     return cli_usage_error(
         "--held-out-seed is that of the training data: prompts would be the same");

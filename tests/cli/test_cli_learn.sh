@@ -200,6 +200,10 @@ for option in --contexts --questions; do
   leank mask compare "$model" "$work/mask" "$option" 0
   expect_failure 2 'at least 1'
 done
+leank learn "$model" "${small[@]}" -o "$work/no" --examples "$work/examples"
+expect_failure 2 'examples are for task file'
+leank mask compare "$model" "$work/mask" --tasks uuid --examples "$work/examples"
+expect_failure 2 'examples are for task file'
 for options in "--log $work/no" "--checkpoint $work/no" "--log $work/c --checkpoint $work/c"; do
   # shellcheck disable=SC2086
   leank learn "$model" "${small[@]}" -o "$work/no" $options
