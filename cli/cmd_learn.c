@@ -224,7 +224,9 @@ int cmd_learn(int argc, char **argv) {
   leank_learn_options options;
   int code = parse(argc, argv, &o, path);
   if (code != CLI_GO) return code;
-  if (!o.print_config && !o.show_data) code = cli_check_place(o.out);
+  /* Checkpoint and log lie beside the mask: not among devices. */
+  if (!o.print_config && !o.show_data) code = cli_check_regular(o.out);
+  if (code == CLI_GO && !o.print_config && !o.show_data) code = cli_check_place(o.out);
   if (code == CLI_GO) code = cli_open_model(path[0], LEANK_WEIGHTS_MAPPED, o.quiet, &model);
   if (code == CLI_GO)
     code = learn_settings_resolve(&o.settings, leank_model_get_info(model), &options);

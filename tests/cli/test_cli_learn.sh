@@ -262,6 +262,9 @@ check $? "a file that is no checkpoint is left alone"
 mkfifo "$work/pipe"
 leank learn "$model" "${small[@]}" -o "$work/mask" --checkpoint "$work/pipe" --fresh -q
 expect_failure 1 'pipe: is not a regular file'
+leank learn "$model" "${small[@]}" -o "$work/pipe" -q
+expect_failure 1 'pipe: is not a regular file'
+expect_gone "$work/pipe.log.jsonl"
 [ -p "$work/pipe" ]
 check $? "a pipe is not set aside"
 
