@@ -57,7 +57,7 @@ typedef struct lk_cuda_info {
   char name[128];
   int major, minor; /* compute capability */
   int n_sm;
-  size_t total_bytes, free_bytes, l2_bytes;
+  size_t total_bytes, free_bytes;
 } lk_cuda_info;
 
 /* One kv head of a layer, in device memory. */

@@ -125,7 +125,6 @@ void lk_cuda_get_info(lk_cuda_device *dev, lk_cuda_info *out) {
   out->major = prop.major;
   out->minor = prop.minor;
   out->n_sm = prop.multiProcessorCount;
-  out->l2_bytes = (size_t)prop.l2CacheSize;
   lk_cuda_keep(dev, cudaMemGetInfo(&out->free_bytes, &out->total_bytes), "memory");
 }
 

@@ -320,16 +320,9 @@ cleanup:
 
 static void describe(const leank_learner *l, int stage, leank_mask_info *info) {
   const leank_learn_options *o = &l->options;
-  const leank_model_info *m = &l->model->info;
   leank_mask_info_default(info);
-  info->n_layers = m->n_layers;
-  info->n_kv_heads = m->n_kv_heads;
-  info->head_dim = m->head_dim;
-  memcpy(info->architecture, m->architecture, sizeof info->architecture);
-  memcpy(info->fingerprint, m->fingerprint, sizeof info->fingerprint);
-  info->rope_theta = m->rope_theta;
-  info->rope_scaling = m->rope_scaling;
-  info->rope_factor = m->rope_factor;
+  leank_mask_info_set_model(info, &l->model->info);
+  memcpy(info->fingerprint, l->model->info.fingerprint, sizeof info->fingerprint);
   info->n_sink = o->n_sink;
   info->n_recent = o->n_recent;
   info->policy = o->policy;

@@ -380,8 +380,7 @@ static void test_all(lk_cuda_device *dev, uint64_t seed) {
              &seed);
   layer longest = make_layer(8, 2, 128, {32, 0}, &seed);
   test_layer(dev, "131,072 tokens", longest, {131072, 131071, 40000}, 5200, 8.0f, 4, &seed);
-  test_layer(dev, "where chunks grow", longest, {65472, 65473, 66100, 3000}, 3300,
-             8.0f, 2, &seed);
+  test_layer(dev, "where chunks grow", longest, {65472, 65473, 66100, 3000}, 3300, 8.0f, 2, &seed);
   longest.means.for_pruned = longest.means.for_empty = true;
   test_layer(dev, "131,072 tokens, means", longest, {131072, 40000}, 5200, 8.0f, 4, &seed);
   /* 20,000 pages of 256 KB: products beyond 2^32. */
