@@ -28,7 +28,7 @@ extern "C" {
 #endif
 
 enum {
-  LK_CUDA_API_VERSION = 3,
+  LK_CUDA_API_VERSION = 4,
   LK_CUDA_P = 64,            /* tokens of a page */
   LK_CUDA_GRANULE = 16,      /* kept channels are padded to a multiple of this */
   LK_CUDA_MAX_GROUP = 8,     /* query heads of a kv head */
