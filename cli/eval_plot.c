@@ -187,12 +187,14 @@ static bool is_free(const label_boxes *boxes, double x0, double x1, double y) {
 }
 
 /* A name beside its point, or as near to that, above or below, as other names leave room; a line
- * leads to it where it is far off. Names of masks stand below their line at first. */
+ * leads to it where it is far off. Names of masks stand above their line at first: it falls, as
+ * more bytes are less KL. */
 static void draw_point(const plot_panel *p, svg_point value, bool mask, const char *name,
                        label_boxes *boxes) {
   if (!(value.y > 0)) return;
   const svg_point at = plot_at(p, value.x, value.y);
-  const double wish = at.y + (mask ? 17 : 4), x0 = at.x + 9, x1 = x0 + 6.0 * (double)strlen(name);
+  const double wish = at.y + (mask ? -6 : 4), x0 = at.x + (mask ? 5 : 9),
+               x1 = x0 + 6.0 * (double)strlen(name);
   double y = wish;
   for (int i = 1; i < 2 * EVAL_MAX_VARIANTS && !is_free(boxes, x0, x1, y); i++)
     y = wish + (i % 2 ? -1 : 1) * (i + 1) / 2 * LABEL_LINE;
