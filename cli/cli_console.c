@@ -57,6 +57,10 @@ int cli_fail(const leank_error *err) {
   return cli_complain("%s", text);
 }
 
+int cli_fail_hint(const leank_error *err, const char *hint) {
+  return cli_complain("%s (%s)", err->message, hint);
+}
+
 int cli_finish_output(int code) {
   if (fflush(stdout) == 0 && !ferror(stdout)) return code;
   return cli_complain("cannot write the output: %s", strerror(errno));

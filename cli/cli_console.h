@@ -16,6 +16,8 @@
 int cli_complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int cli_usage_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int cli_fail(const leank_error *err);
+/* The same with the options that help in brackets, which the library does not know. */
+int cli_fail_hint(const leank_error *err, const char *hint);
 void cli_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* Flushes stdout; complains where something could not be written. Returns code, or CLI_FAILURE. */

@@ -1,5 +1,4 @@
 /* leank learn: a mask by the two-stage training of LeanK. */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,7 +56,7 @@ static int parse(int argc, char **argv, learn_options *o, const char **model) {
       {0, "checkpoint-every", CLI_SIZE, &s->checkpoint_every, "N",
        "updates between checkpoints (10)"},
       {0, "no-checkpoint", CLI_FLAG, &o->no_checkpoint, NULL, "write none"},
-      {0, "fresh", CLI_FLAG, &o->fresh, NULL, "begin anew, whatever checkpoint there is"},
+      {0, "fresh", CLI_FLAG, &o->fresh, NULL, "begin anew, over whatever checkpoint there is"},
       {0, "keep-stages", CLI_FLAG, &o->keep_stages, NULL,
        "also write the mask of each stage: OUT.stage1, OUT.stage2"},
       {0, "log", CLI_TEXT, &o->log, "FILE", "JSON lines (OUT.log.jsonl)"},
@@ -147,23 +146,12 @@ static int finish(const learn_options *o, const char *checkpoint, const learn_re
   return CLI_OK;
 }
 
-/* Opens the learner. --fresh sets a checkpoint aside first; it goes once everything else is right,
- * and comes back where something is not. */
-static int open_learner(const learn_options *o, const leank_model *model,
-                        const leank_learn_options *options, leank_learner **out) {
+static int open_learner(const leank_model *model, const leank_learn_options *options,
+                        leank_learner **out) {
   leank_error err;
-  const char *path = options->checkpoint;
-  char *aside = path && o->fresh ? beside(path, ".old") : NULL;
-  if (aside && rename(path, aside) != 0) {
-    if (errno != ENOENT) cli_warn("%s: cannot rename: %s", path, strerror(errno));
-    free(aside);
-    aside = NULL;
-  }
-  leank_status status = leank_learner_open(model, options, out, &err);
-  if (aside && status == LEANK_OK) unlink(aside);
-  if (aside && status != LEANK_OK) rename(aside, path);
-  free(aside);
-  return status == LEANK_OK ? CLI_GO : cli_fail(&err);
+  const leank_status status = leank_learner_open(model, options, out, &err);
+  if (status == LEANK_OK) return CLI_GO;
+  return status == LEANK_E_MISMATCH ? cli_fail_hint(&err, "--fresh") : cli_fail(&err);
 }
 
 /* Runs an open learner to its end and writes what comes out. */
@@ -197,12 +185,12 @@ static int learn(const learn_options *o, const char *path, const leank_model *mo
   char *log = beside(o->log ? o->log : o->out, o->log ? "" : ".log.jsonl");
   const bool resumes = !o->fresh && checkpoint && access(checkpoint, F_OK) == 0;
   int code = learn_report_open(log, o->json, o->quiet, &report);
-  /* --fresh would set a device aside, too. */
   if (code == CLI_GO && checkpoint) code = cli_check_regular(checkpoint);
   options->checkpoint = checkpoint;
+  options->fresh = o->fresh;
   options->on_event = learn_report_event;
   options->user = &report;
-  if (code == CLI_GO) code = open_learner(o, model, options, &learner);
+  if (code == CLI_GO) code = open_learner(model, options, &learner);
   if (code == CLI_GO) {
     report.learner = learner;
     learn_report_start(&report, learn_settings_json(options, leank_model_get_info(model)), path,

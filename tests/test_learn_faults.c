@@ -288,14 +288,45 @@ static void test_a_checkpoint_of_other_settings(void **state) {
   leank_model_close(&other_model);
 }
 
+/* Fresh learning writes over what is a checkpoint, broken or of other settings, once nothing else
+ * is wrong. */
+static void test_beginning_anew(void **state) {
+  (void)state;
+  leank_learn_options o = stopped_run(), wrong;
+  lk_blob b = lk_blob_read(CHECKPOINT);
+  o.fresh = true;
+  for (size_t at = 8; at < b.n; at += b.n / 5) {
+    lk_watch w = {0};
+    b.bytes[at] ^= 1;
+    lk_blob_write(CHECKPOINT, b.bytes, at == 8 ? at : b.n);
+    wrong = o, wrong.ratio = 2;
+    refused(&wrong, LEANK_E_ARGUMENT, "ratio");
+    assert_holds(CHECKPOINT, b.bytes, at == 8 ? at : b.n);
+    leank_mask *mask = lk_learn_must(model, &o, &w);
+    assert_int_equal(w.n_of[LEANK_LEARN_RESUME], 0);
+    lk_assert_masks_same(want, mask, "begun anew");
+    leank_mask_close(&mask);
+    b.bytes[at] ^= 1;
+  }
+  lk_blob_write(CHECKPOINT, b.bytes, 7);
+  refused(&o, LEANK_E_FORMAT, "no checkpoint");
+  assert_holds(CHECKPOINT, b.bytes, 7);
+  unlink(CHECKPOINT);
+  free(b.bytes);
+}
+
 static void test_something_else_in_its_place(void **state) {
   (void)state;
   leank_learn_options o = lk_learn_small();
   o.checkpoint = FOLDER "/place";
   lk_text_write(FOLDER "/place", "Something of the user's that is long enough to be taken for it.");
-  refused(&o, LEANK_E_FORMAT, "no checkpoint");
-  assert_holds(FOLDER "/place", "Something of the user's that is long enough to be taken for it.",
-               63);
+  for (int fresh = 0; fresh < 2; fresh++) {
+    o.fresh = fresh != 0;
+    refused(&o, LEANK_E_FORMAT, "no checkpoint");
+    assert_holds(FOLDER "/place", "Something of the user's that is long enough to be taken for it.",
+                 63);
+  }
+  o.fresh = false;
   unlink(FOLDER "/place");
   assert_int_equal(mkdir(FOLDER "/place", 0777), 0);
   refused(&o, LEANK_E_IO, "folder");
@@ -561,6 +592,7 @@ int main(void) {
       cmocka_unit_test(test_truncated_checkpoints),
       cmocka_unit_test(test_checkpoints_with_a_flipped_bit),
       cmocka_unit_test(test_a_checkpoint_of_other_settings),
+      cmocka_unit_test(test_beginning_anew),
       cmocka_unit_test(test_something_else_in_its_place),
       cmocka_unit_test(test_a_place_that_cannot_be_written_shows_at_once),
       cmocka_unit_test(test_a_disk_that_fills_up_costs_no_checkpoint),

@@ -164,6 +164,8 @@ typedef struct leank_learn_options {
                                parent is there; NULL = in memory */
   size_t cache_bytes;       /* most bytes of K and V, in memory or in the folder; 0 = no limit */
   const char *checkpoint; /* file; NULL = none. One of the same settings and data is gone on from */
+  bool fresh;             /* begins anew: whatever checkpoint is there is written over; a file that
+                             is none stays, and is LEANK_E_FORMAT */
   size_t checkpoint_every;                                      /* updates between checkpoints */
   void (*on_event)(void *user, const leank_learn_event *event); /* may be NULL */
   void *user;

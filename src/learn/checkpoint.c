@@ -40,6 +40,24 @@ static bool is_sound(const lk_learn_state *s) {
          isfinite(s->seconds) && isfinite(s->flops) && isfinite(s->reference_flops);
 }
 
+static leank_status check_magic(const char *path, const lk_map *map, size_t n_least,
+                                leank_error *err) {
+  if (map->n_bytes >= n_least && memcmp(map->data, MAGIC, sizeof MAGIC) == 0) return LEANK_OK;
+  return lk_fail(err, LEANK_E_FORMAT, 0, "%s: this is no checkpoint of learning", path);
+}
+
+leank_status lk_checkpoint_check(const char *path, leank_error *err) {
+  leank_status status = LEANK_OK;
+  lk_map map = {0};
+  struct stat st;
+  if (stat(path, &st) != 0) return LEANK_OK;
+  LK_TRY(lk_map_open(path, &map, err));
+  LK_TRY(check_magic(path, &map, sizeof MAGIC, err));
+cleanup:
+  lk_map_close(&map);
+  return status;
+}
+
 leank_status lk_checkpoint_read(const char *path, uint64_t key, lk_learn_state *state,
                                 float *const arrays[LK_CHECKPOINT_ARRAYS], size_t n, bool *found,
                                 leank_error *err) {
@@ -53,15 +71,15 @@ leank_status lk_checkpoint_read(const char *path, uint64_t key, lk_learn_state *
   *found = false;
   if (stat(path, &st) != 0) return LEANK_OK;
   LK_TRY(lk_map_open(path, &map, err));
-  LK_FAIL_IF(map.n_bytes < sizeof h || memcmp(map.data, MAGIC, sizeof MAGIC) != 0, err,
-             LEANK_E_FORMAT, 0, "%s: this is no checkpoint of learning", path);
+  LK_TRY(check_magic(path, &map, sizeof h, err));
   memcpy(&h, map.data, sizeof h);
   LK_FAIL_IF(h.version != VERSION, err, LEANK_E_FORMAT, 8, "%s: a checkpoint of another version",
              path);
-  LK_FAIL_IF(h.key != key || h.n != n, err, LEANK_E_MISMATCH, 16,
-             "%s: this checkpoint is of other settings, data or another model; go on with those, "
-             "or remove it to begin anew",
-             path);
+  LK_FAIL_IF(
+      h.key != key || h.n != n, err, LEANK_E_MISMATCH, 16,
+      "%s: this checkpoint is of other settings, data or another model: go on with those, or "
+      "begin anew",
+      path);
   LK_FAIL_IF(map.n_bytes != sizeof h + sizeof read + LK_CHECKPOINT_ARRAYS * n_array, err,
              LEANK_E_FORMAT, -1, "%s: the checkpoint has %zu bytes, not as many as it should", path,
              map.n_bytes);
@@ -70,7 +88,7 @@ leank_status lk_checkpoint_read(const char *path, uint64_t key, lk_learn_state *
     from[i] =
         (const float *)(const void *)(map.data + sizeof h + sizeof read + (size_t)i * n_array);
   LK_FAIL_IF(h.checksum != checksum_of(&read, from, n) || !is_sound(&read), err, LEANK_E_FORMAT, -1,
-             "%s: the checkpoint is damaged; remove it to begin anew", path);
+             "%s: the checkpoint is damaged: begin anew", path);
   for (int i = 0; i < LK_CHECKPOINT_ARRAYS; i++) memcpy(arrays[i], from[i], n_array);
   *state = read;
   *found = true;

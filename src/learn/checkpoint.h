@@ -28,6 +28,9 @@ enum { LK_CHECKPOINT_ARRAYS = 4 };
 leank_status lk_checkpoint_write(const char *path, uint64_t key, const lk_learn_state *state,
                                  float *const arrays[LK_CHECKPOINT_ARRAYS], size_t n,
                                  leank_error *err);
+/* Whether the file, where there is one, may be written over: LEANK_E_FORMAT where it is no
+ * checkpoint (a broken one is one). LEANK_E_IO. */
+leank_status lk_checkpoint_check(const char *path, leank_error *err);
 /* *found false where there is no file. LEANK_E_FORMAT: it is no checkpoint, or broken;
  * LEANK_E_MISMATCH: of another key or size. state and arrays are untouched on failure. */
 leank_status lk_checkpoint_read(const char *path, uint64_t key, lk_learn_state *state,

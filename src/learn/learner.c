@@ -286,7 +286,10 @@ static leank_status find_checkpoint(leank_learner *l, leank_error *err) {
   bool found = false;
   float *const arrays[] = {l->alpha, l->m, l->v, l->alpha1};
   if (!l->checkpoint) return LEANK_OK;
-  LK_TRY(lk_checkpoint_read(l->checkpoint, l->key, &l->state, arrays, l->n_params, &found, err));
+  if (l->options.fresh)
+    LK_TRY(lk_checkpoint_check(l->checkpoint, err));
+  else
+    LK_TRY(lk_checkpoint_read(l->checkpoint, l->key, &l->state, arrays, l->n_params, &found, err));
   /* One that cannot be written, though perhaps read, shows now, not after the first hour. */
   LK_TRY(lk_checkpoint_write(l->checkpoint, l->key, &l->state, arrays, l->n_params, err));
 cleanup:
@@ -329,7 +332,7 @@ leank_status leank_learner_open(const leank_model *model, const leank_learn_opti
   LK_TRY(list_answers(l, err));
   LK_TRY(open_arrays(l, err));
   l->key = make_key(l);
-  LK_TRY(find_checkpoint(l, err));
+  LK_TRY(find_checkpoint(l, err)); /* the last: nothing fails behind what it writes over */
   *out = l;
 cleanup:
   if (status != LEANK_OK) leank_learner_close(&l);
