@@ -268,8 +268,8 @@ static void picking_allocates_nothing(void **state) {
 static void bad_options_are_refused(void **state) {
   (void)state;
   const leank_sampler_options good = defaults();
-  leank_sampler_options bad[12];
-  for (size_t i = 0; i < 12; i++) bad[i] = good;
+  leank_sampler_options bad[14];
+  for (size_t i = 0; i < 14; i++) bad[i] = good;
   bad[0].temperature = -1;
   bad[1].temperature = NAN;
   bad[2].temperature = INFINITY;
@@ -282,10 +282,13 @@ static void bad_options_are_refused(void **state) {
   bad[9].repetition_penalty = NAN;
   bad[10].repetition_window = SIZE_MAX;
   bad[11].struct_size = 0;
-  for (size_t i = 0; i < 12; i++) {
+  bad[12].struct_size--; /* of an older header */
+  bad[13].struct_size++;
+  for (size_t i = 0; i < 14; i++) {
     leank_sampler *s = NULL;
     assert_int_equal(leank_sampler_open(&bad[i], V, &s, &err), LEANK_E_ARGUMENT);
     assert_null(s);
+    if (i >= 11) assert_non_null(strstr(err.message, "leank_sampler_options_default"));
   }
   leank_sampler *s = NULL;
   assert_int_equal(leank_sampler_open(&good, 0, &s, &err), LEANK_E_ARGUMENT);

@@ -6,9 +6,10 @@
  * what they cost. cpu.h and device.h say what this machine offers, bench.h measures it. Nothing
  * here exits, prints or reads the environment.
  *
- * Options are filled by their _default first; struct_size ties them to this header. A call that
- * fails says why in *err, which may be NULL, and leaves *out as it was. A _close or _free takes the
- * address of what it ends, sets it to NULL, and passes over NULL.
+ * A struct with a struct_size is filled by its _default first: the size ties it to this header, and
+ * any but the library's own is LEANK_E_ARGUMENT. A call that fails says why in *err, which may be
+ * NULL, and leaves *out as it was. A _close or _free takes the address of what it ends, sets it to
+ * NULL, and passes over NULL.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef LEANK_LEANK_H
 #define LEANK_LEANK_H

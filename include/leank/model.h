@@ -69,7 +69,7 @@ typedef enum leank_weights_place {
 } leank_weights_place;
 
 typedef struct leank_model_options {
-  size_t struct_size; /* set by leank_model_options_default */
+  size_t struct_size;
   leank_weights_place weights;
   leank_progress_fn on_progress; /* bytes checked while loading */
   void *user;
@@ -90,10 +90,10 @@ LEANK_API leank_status leank_model_read_info(const char *path, leank_model_info 
 
 /* How weights are made up. */
 typedef struct leank_synthetic_options {
-  size_t struct_size; /* set by leank_synthetic_options_default */
-  uint64_t seed;      /* of the random numbers; default 1 */
-  bool on_cuda;       /* a CUDA device makes them when a session there first uses them: they take no
-                         memory here, and no session on the CPU can use them */
+  size_t struct_size;
+  uint64_t seed; /* of the random numbers; default 1 */
+  bool on_cuda;  /* a CUDA device makes them when a session there first uses them: they take no
+                    memory here, and no session on the CPU can use them */
   leank_progress_fn on_progress; /* parameters made; on_cuda: planned */
   void *user;
 } leank_synthetic_options;

@@ -45,7 +45,8 @@ static leank_status check_options(const leank_dataset_options *o, const lk_datas
                                   leank_error *err) {
   leank_status status = LEANK_OK;
   LK_FAIL_IF(o->struct_size != sizeof *o, err, LEANK_E_ARGUMENT, -1,
-             "leank_dataset_make: options of %zu bytes, expected %zu", o->struct_size, sizeof *o);
+             "data set options of %zu bytes: fill them with leank_dataset_options_default",
+             o->struct_size);
   LK_FAIL_IF(o->tasks == 0, err, LEANK_E_ARGUMENT, -1, "a data set of no task");
   LK_FAIL_IF(o->tasks >= 1u << LEANK_N_TASKS, err, LEANK_E_ARGUMENT, -1, "unknown tasks in 0x%x",
              o->tasks);

@@ -127,18 +127,6 @@ static leank_status check_align(const leank_mask_info *info, const uint8_t *kept
   return LEANK_OK;
 }
 
-/* Callers built against a shorter struct get the defaults for what they do not know. */
-static leank_status copy_info(const leank_mask_info *info, leank_mask_info *out, leank_error *err) {
-  if (info->struct_size == 0 || info->struct_size > sizeof *info)
-    return lk_fail(err, LEANK_E_ARGUMENT, -1, "mask: info has struct_size %zu, at most %zu known",
-                   info->struct_size, sizeof *info);
-  leank_mask_info_default(out);
-  memcpy(out, info, info->struct_size);
-  out->struct_size = sizeof *out;
-  out->order = LEANK_ORDER_HALF;
-  return LEANK_OK;
-}
-
 leank_status leank_mask_create(const leank_mask_info *info, const uint8_t *kept, const float *alpha,
                                leank_mask **out, leank_error *err) {
   leank_status status = LEANK_OK;
@@ -146,7 +134,10 @@ leank_status leank_mask_create(const leank_mask_info *info, const uint8_t *kept,
   leank_mask_info own;
   size_t n = 0;
   LK_FAIL_IF(!info || !kept || !out, err, LEANK_E_ARGUMENT, -1, "mask: an argument is NULL");
-  LK_TRY(copy_info(info, &own, err));
+  LK_FAIL_IF(info->struct_size != sizeof *info, err, LEANK_E_ARGUMENT, -1,
+             "mask: an info of %zu bytes: fill it with leank_mask_info_default", info->struct_size);
+  own = *info;
+  own.order = LEANK_ORDER_HALF;
   LK_TRY(check_sizes(&own, &n, err));
   LK_TRY(check_story(&own, err));
   LK_TRY(check_values(kept, alpha, n, err));

@@ -97,8 +97,8 @@ leank_status leank_model_open(const char *path, const leank_model_options *optio
   leank_model *m = NULL;
   LK_FAIL_IF(!path || !out, err, LEANK_E_ARGUMENT, -1, "leank_model_open: a null pointer");
   LK_FAIL_IF(options && options->struct_size != sizeof *options, err, LEANK_E_ARGUMENT, -1,
-             "leank_model_open: options of %zu bytes, expected %zu", options->struct_size,
-             sizeof *options);
+             "model options of %zu bytes: fill them with leank_model_options_default",
+             options->struct_size);
   LK_FAIL_IF(options &&
                  (options->weights < LEANK_WEIGHTS_AUTO || options->weights > LEANK_WEIGHTS_MEMORY),
              err, LEANK_E_ARGUMENT, -1, "leank_model_open: unknown place of weights %d",

@@ -198,8 +198,8 @@ leank_status leank_model_open_synthetic(const char *path, const leank_synthetic_
   LK_FAIL_IF(!path || !out, err, LEANK_E_ARGUMENT, -1,
              "leank_model_open_synthetic: a null pointer");
   LK_FAIL_IF(options && options->struct_size != sizeof o, err, LEANK_E_ARGUMENT, -1,
-             "leank_model_open_synthetic: options of %zu bytes, expected %zu", options->struct_size,
-             sizeof o);
+             "synthetic options of %zu bytes: fill them with leank_synthetic_options_default",
+             options->struct_size);
   if (options) o = *options;
   m = lk_alloc(LK_MEM_OTHER, 1, sizeof *m);
   LK_FAIL_IF(!m, err, LEANK_E_MEMORY, -1, "%s: out of memory", path);

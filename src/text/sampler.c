@@ -1,6 +1,5 @@
 /* Sampling: penalty, temperature, top-k, top-p, min-p, one draw. All memory is had beforehand. */
 #include <math.h>
-#include <string.h>
 
 #include <leank/text.h>
 
@@ -59,10 +58,10 @@ leank_status leank_sampler_open(const leank_sampler_options *options, size_t n_v
   leank_sampler_options o;
   leank_sampler *s = NULL;
   leank_sampler_options_default(&o);
-  LK_FAIL_IF(options && options->struct_size == 0, err, LEANK_E_ARGUMENT, -1,
-             "leank_sampler_options: struct_size is 0");
-  if (options)
-    memcpy(&o, options, options->struct_size < sizeof o ? options->struct_size : sizeof o);
+  LK_FAIL_IF(options && options->struct_size != sizeof o, err, LEANK_E_ARGUMENT, -1,
+             "sampler options of %zu bytes: fill them with leank_sampler_options_default",
+             options->struct_size);
+  if (options) o = *options;
   LK_TRY(check(&o, n_vocab, err));
   s = lk_alloc(LK_MEM_TEXT, 1, sizeof *s);
   LK_FAIL_IF(!s, err, LEANK_E_MEMORY, -1, "out of memory");
