@@ -492,6 +492,55 @@ static void test_fault_9_options_that_mean_nothing_are_refused(void **state) {
   lk_case_close(&c);
 }
 
+static void test_null_arguments_are_refused(void **state) {
+  (void)state;
+  const lk_tiny_spec spec = lk_shape(0);
+  lk_case c;
+  lk_case_open(&c, &spec);
+  const lk_setup setup = lk_small_setup(NULL, 300);
+  lk_subject s;
+  lk_subject_open(&s, &c, &setup);
+  const leank_model_info *info = leank_model_get_info(c.model);
+  const size_t seq = 0;
+  const leank_token token = 1;
+  leank_token next;
+  leank_session *opened = NULL;
+  leank_plan_options options;
+  leank_plan plan;
+  leank_plan_options_default(&options);
+#define REFUSED(call)                                                                              \
+  do {                                                                                             \
+    leank_error err = {0};                                                                         \
+    assert_int_equal(call, LEANK_E_ARGUMENT);                                                      \
+    assert_string_equal(err.message, "session: an argument is NULL");                              \
+  } while (0)
+  REFUSED(leank_plan_make(NULL, NULL, &options, &plan, &err));
+  REFUSED(leank_plan_make(info, NULL, NULL, &plan, &err));
+  REFUSED(leank_plan_make(info, NULL, &options, NULL, &err));
+  REFUSED(leank_session_open(NULL, NULL, &opened, &err));
+  REFUSED(leank_session_open(c.model, NULL, NULL, &err));
+  REFUSED(leank_session_feed(NULL, 0, &token, 1, NULL, &err));
+  REFUSED(leank_session_feed(s.session, 0, NULL, 1, NULL, &err));
+  REFUSED(leank_session_decode(NULL, 1, &seq, &token, NULL, &err));
+  REFUSED(leank_session_decode(s.session, 1, NULL, &token, NULL, &err));
+  REFUSED(leank_session_decode(s.session, 1, &seq, NULL, NULL, &err));
+  REFUSED(leank_session_decode_greedy(NULL, 1, &seq, &token, &next, &err));
+  REFUSED(leank_session_decode_greedy(s.session, 1, NULL, &token, &next, &err));
+  REFUSED(leank_session_decode_greedy(s.session, 1, &seq, NULL, &next, &err));
+  REFUSED(leank_session_decode_greedy(s.session, 1, &seq, &token, NULL, &err));
+  REFUSED(leank_session_fill_random(NULL, 1, &seq, 64, &err));
+  REFUSED(leank_session_fill_random(s.session, 1, NULL, 64, &err));
+  REFUSED(leank_session_rewind(NULL, 0, 0, &err));
+  REFUSED(leank_session_fork(NULL, 0, 1, &err));
+  REFUSED(leank_session_pack_from(NULL, 0, s.session, 0, &err));
+  REFUSED(leank_session_pack_from(s.session, 0, NULL, 0, &err));
+#undef REFUSED
+  assert_null(opened);
+  assert_int_equal(leank_session_length(s.session, 0), 0);
+  lk_subject_close(&s);
+  lk_case_close(&c);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_fault_1_every_head_of_every_group_is_computed),
@@ -504,6 +553,7 @@ int main(void) {
       cmocka_unit_test(test_fault_8_no_length_loses_its_tail),
       cmocka_unit_test(test_fault_9_what_the_mask_records_is_what_is_deployed),
       cmocka_unit_test(test_fault_9_options_that_mean_nothing_are_refused),
+      cmocka_unit_test(test_null_arguments_are_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -418,6 +418,44 @@ static void test_pages_come_back(void **state) {
   lk_subject_close(&s);
 }
 
+static leank_memory memory_of(const lk_subject *s) {
+  leank_memory memory;
+  lk_alloc_fail_nth(1); /* nothing is allocated to find it out */
+  leank_session_get_memory(s->session, &memory);
+  lk_alloc_fail_nth(0);
+  return memory;
+}
+
+/* Pages that sequences share count once, wherever the first of the sharers is. */
+static void test_shared_pages_count_once(void **state) {
+  fixture *f = *state;
+  lk_setup setup = f->setup;
+  setup.n_seqs = 3;
+  leank_error err = {0};
+  lk_subject s;
+  lk_subject_open(&s, &f->c, &setup);
+  const size_t wide = leank_session_get_plan(s.session)->bytes_per_wide_token;
+  free(lk_subject_run(&s, 1, f->tokens, LK_CALLS({LK_TURN, 230})));
+  const leank_memory one = memory_of(&s);
+  assert_int_equal(one.wide_stored, (230 - P) * wide); /* a page is lean */
+  assert_int_equal(one.lean_stored, P * leank_session_get_plan(s.session)->bytes_per_lean_token);
+  for (size_t to = 0; to < 3; to += 2) {
+    lk_assert_ok(leank_session_fork(s.session, 1, to, &err), &err);
+    const leank_memory shared = memory_of(&s);
+    assert_int_equal(shared.wide_stored, one.wide_stored);
+    assert_int_equal(shared.lean_stored, one.lean_stored);
+  }
+  free(lk_subject_run(&s, 0, f->tokens, LK_CALLS({LK_DECODE, 1}))); /* its own last page */
+  leank_memory now = memory_of(&s);
+  assert_int_equal(now.wide_stored, one.wide_stored + (230 % P + 1) * wide);
+  assert_int_equal(now.n_wide_pages, one.n_wide_pages + 1);
+  free(lk_subject_run(&s, 1, f->tokens, LK_CALLS({LK_REWIND, 0})));
+  now = memory_of(&s); /* the last still has what the first was copied from */
+  assert_int_equal(now.wide_stored, one.wide_stored + (230 % P + 1) * wide);
+  assert_int_equal(now.lean_stored, one.lean_stored);
+  lk_subject_close(&s);
+}
+
 /* ---- decode steps allocate nothing ---- */
 
 static void test_decode_steps_allocate_nothing(void **state) {
@@ -633,6 +671,7 @@ int main(void) {
       MEMORY_TEST(test_sessions_hold_what_was_planned),
       MEMORY_TEST(test_plan_without_weights_is_the_sessions_plan),
       MEMORY_TEST(test_pages_come_back),
+      MEMORY_TEST(test_shared_pages_count_once),
       MEMORY_TEST(test_decode_steps_allocate_nothing),
       MEMORY_TEST(test_opening_survives_every_failed_allocation),
       MEMORY_TEST(test_calls_survive_every_failed_allocation),

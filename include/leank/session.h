@@ -45,6 +45,9 @@ typedef enum leank_cpu_level {
   LEANK_CPU_NEONBF16 = 18   /* FEAT_BF16 */
 } leank_cpu_level;
 
+/* Calls that return a status refuse NULL where they do not say that it is possible:
+ * LEANK_E_ARGUMENT. All others want what they name. */
+
 /* ---- memory plan: needs no weights ---- */
 
 typedef struct leank_plan_options {

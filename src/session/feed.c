@@ -388,6 +388,7 @@ leank_status leank_session_feed(leank_session *s, size_t seq, const leank_token 
                                 leank_error *err) {
   leank_status status = LEANK_OK;
   leank_feed_options defaults;
+  if (!s || !tokens) return lk_session_null(err);
   leank_feed_options_default(&defaults);
   feed f = {.s = s, .tokens = tokens, .n_rows = n_tokens, .options = options ? options : &defaults};
   f.seq = lk_session_sequence(s, seq, err);

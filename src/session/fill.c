@@ -6,6 +6,7 @@ leank_status leank_session_fill_random(leank_session *s, size_t n, const size_t 
                                        size_t n_tokens, leank_error *err) {
   leank_status status = LEANK_OK;
   lk_random_pages pages = {0};
+  if (!s || !seqs) return lk_session_null(err);
   LK_FAIL_IF(n_tokens == 0, err, LEANK_E_ARGUMENT, -1, "0 tokens to fill");
   LK_FAIL_IF(n_tokens > s->options.n_ctx, err, LEANK_E_CONTEXT, -1,
              "%zu tokens: the context is %zu", n_tokens, s->options.n_ctx);

@@ -215,6 +215,7 @@ leank_status leank_plan_make(const leank_model_info *model, const leank_mask *ma
   leank_status status = LEANK_OK;
   lk_geometry geometry = {0};
   leank_session_options o, resolved = {0};
+  if (!model || !options || !out) return lk_session_null(err);
   LK_FAIL_IF(options->struct_size != sizeof *options, err, LEANK_E_ARGUMENT, -1,
              "plan options of %zu bytes: fill them with leank_plan_options_default",
              options->struct_size);

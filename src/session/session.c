@@ -7,6 +7,7 @@ leank_status leank_session_open(const leank_model *model, const leank_session_op
   leank_status status = LEANK_OK;
   lk_geometry geometry = {0};
   leank_session_options defaults;
+  if (!model || !out) return lk_session_null(err);
   leank_session_options_default(&defaults);
   leank_session *s = lk_alloc(LK_MEM_OTHER, 1, sizeof *s);
   LK_FAIL_IF(!s, err, LEANK_E_MEMORY, -1, "out of memory");
@@ -40,6 +41,10 @@ void leank_session_close(leank_session **session) {
   *session = NULL;
 }
 
+leank_status lk_session_null(leank_error *err) {
+  return lk_fail(err, LEANK_E_ARGUMENT, -1, "session: an argument is NULL");
+}
+
 lk_sequence *lk_session_sequence(leank_session *s, size_t seq, leank_error *err) {
   if (seq < s->cache.n_seqs) return &s->cache.sequences[seq];
   lk_fail(err, LEANK_E_ARGUMENT, -1, "sequence %zu: the session has %zu", seq, s->cache.n_seqs);
@@ -55,11 +60,13 @@ size_t leank_session_middle_end(const leank_session *s, size_t seq) {
 }
 
 leank_status leank_session_rewind(leank_session *s, size_t seq, size_t n_tokens, leank_error *err) {
+  if (!s) return lk_session_null(err);
   lk_sequence *sequence = lk_session_sequence(s, seq, err);
   return sequence ? lk_sequence_rewind(&s->cache, sequence, n_tokens, err) : LEANK_E_ARGUMENT;
 }
 
 leank_status leank_session_fork(leank_session *s, size_t from, size_t to, leank_error *err) {
+  if (!s) return lk_session_null(err);
   lk_sequence *a = lk_session_sequence(s, from, err), *b = lk_session_sequence(s, to, err);
   if (!a || !b) return LEANK_E_ARGUMENT;
   if (a == b) return lk_fail(err, LEANK_E_ARGUMENT, -1, "sequence %zu forked onto itself", from);
@@ -69,6 +76,7 @@ leank_status leank_session_fork(leank_session *s, size_t from, size_t to, leank_
 
 leank_status leank_session_pack_from(leank_session *s, size_t to, const leank_session *source,
                                      size_t from, leank_error *err) {
+  if (!s || !source) return lk_session_null(err);
   lk_sequence *b = lk_session_sequence(s, to, err);
   if (!b) return LEANK_E_ARGUMENT;
   if (source == s)
@@ -85,18 +93,29 @@ void leank_session_interrupt(leank_session *s) {
   atomic_store_explicit(&s->interrupted, true, memory_order_relaxed);
 }
 
-/* Bytes of the tokens a sequence stores in pages that no sequence before it shares. */
-static void count_sequence(const lk_cache *c, const lk_sequence *seq, uint8_t *seen[2],
-                           leank_memory *out) {
+/* Whether a sequence before the ith has the ith's page p: sharers have it at the same place. */
+static bool is_of_an_earlier(const lk_cache *c, size_t i, size_t p) {
+  const lk_page_entry e = c->sequences[i].table[p];
+  if (c->pools[e.kind].n_refs[e.page] == 1) return false;
+  for (size_t j = 0; j < i; j++) {
+    const lk_sequence *seq = &c->sequences[j];
+    if (p < lk_pages_of(seq->n_tokens) && seq->table[p].kind == e.kind &&
+        seq->table[p].page == e.page)
+      return true;
+  }
+  return false;
+}
+
+/* Bytes of the tokens that the ith sequence stores in pages that no sequence before it shares. */
+static void count_sequence(const lk_cache *c, size_t i, leank_memory *out) {
   const lk_geometry *g = &c->geometry;
+  const lk_sequence *seq = &c->sequences[i];
   size_t lean_page = 0;
   for (size_t l = 0; l < g->n_layers; l++) lean_page += g->lean_page_bytes[l];
   for (size_t p = 0; p < lk_pages_of(seq->n_tokens); p++) {
-    const lk_page_entry e = seq->table[p];
-    if (seen[e.kind][e.page]) continue;
-    seen[e.kind][e.page] = 1;
+    if (is_of_an_earlier(c, i, p)) continue;
     const size_t left = seq->n_tokens - p * LK_P, n = left < LK_P ? left : LK_P;
-    if (e.kind == LK_PAGE_LEAN)
+    if (seq->table[p].kind == LK_PAGE_LEAN)
       out->lean_stored += lean_page;
     else
       out->wide_stored += g->n_layers * g->wide_page_bytes / LK_P * n;
@@ -111,13 +130,9 @@ void leank_session_get_memory(const leank_session *s, leank_memory *out) {
                     .lean_reserved = s->plan.lean_reserved,
                     .prefill_scratch = s->prefill_peak,
                     .other_scratch = s->other_peak};
-  uint8_t *seen[2];
-  for (int k = 0; k < 2; k++) seen[k] = lk_alloc(LK_MEM_OTHER, c->pools[k].n_pages, 1);
-  if (seen[0] && seen[1])
-    for (size_t i = 0; i < c->n_seqs; i++) count_sequence(c, &c->sequences[i], seen, &m);
+  for (size_t i = 0; i < c->n_seqs; i++) count_sequence(c, i, &m);
   m.wide_resident = s->backend->ops->resident(s->backend, c->pools[LK_PAGE_WIDE].arena);
   m.lean_resident = s->backend->ops->resident(s->backend, c->pools[LK_PAGE_LEAN].arena);
-  for (int k = 0; k < 2; k++) lk_free(seen[k]);
   *out = m;
 }
 

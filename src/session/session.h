@@ -64,6 +64,8 @@ void lk_session_note_open(leank_session *session);
 void lk_session_note_feed(leank_session *session, size_t n_rows, size_t n_pages, size_t n_stage,
                           size_t chunk, size_t n_groups, size_t n_lean);
 
+/* Returns LEANK_E_ARGUMENT. */
+leank_status lk_session_null(leank_error *err);
 /* The sequence, or NULL with err filled. */
 lk_sequence *lk_session_sequence(leank_session *session, size_t seq, leank_error *err);
 

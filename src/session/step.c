@@ -316,11 +316,13 @@ cleanup:
 
 leank_status leank_session_decode(leank_session *s, size_t n, const size_t *seqs,
                                   const leank_token *tokens, float *logits, leank_error *err) {
+  if (!s || !seqs || !tokens) return lk_session_null(err);
   return decode(s, n, seqs, tokens, logits, NULL, err);
 }
 
 leank_status leank_session_decode_greedy(leank_session *s, size_t n, const size_t *seqs,
                                          const leank_token *tokens, leank_token *next,
                                          leank_error *err) {
+  if (!s || !seqs || !tokens || !next) return lk_session_null(err);
   return decode(s, n, seqs, tokens, NULL, next, err);
 }
