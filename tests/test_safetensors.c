@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <jansson.h>
 
 #include "base/map.h"
 #include "formats/safetensors.h"
@@ -262,10 +263,51 @@ static void test_bad_writes(void **state) {
   t[0] = good;
   t[0].name = "__metadata__";
   assert_int_equal(lk_safetensors_save(path, t, 1, NULL, 0, &err), LEANK_E_ARGUMENT);
+  t[0] = good;
+  t[0].name = "\xc3";
+  assert_int_equal(lk_safetensors_save(path, t, 1, NULL, 0, &err), LEANK_E_ARGUMENT);
   assert_int_equal(remove(path), -1);
   assert_int_equal(lk_safetensors_save("/nowhere/at/all", &good, 1, NULL, 0, &err), LEANK_E_IO);
   lk_safetensors *st = NULL;
   assert_int_equal(lk_safetensors_open(path, &st, &err), LEANK_E_IO);
+}
+
+/* Of allocations of the JSON library, the nth and all behind it fail. */
+static size_t n_json_left;
+
+static void *short_malloc(size_t n) {
+  if (n_json_left == 0) return NULL;
+  n_json_left--;
+  return malloc(n);
+}
+
+/* Wherever memory for the header ends, it is told as that, and nothing is written. */
+static void test_writes_without_memory(void **state) {
+  (void)state;
+  const uint8_t bytes[4] = {0};
+  const lk_st_tensor tensors[2] = {
+      {.name = "t", .type = LK_ST_U8, .n_dims = 2, .shape = {2, 2}, .data = bytes, .n_bytes = 4},
+      {.name = "u", .type = LK_ST_U8, .n_dims = 1, .shape = {4}, .data = bytes, .n_bytes = 4}};
+  const char *const metadata[][2] = {{"a", "1"}, {"b", "2"}};
+  leank_status status = LEANK_E_MEMORY;
+  size_t n = 0;
+  for (; status != LEANK_OK; n++) {
+    leank_error err = {.code = LEANK_OK};
+    n_json_left = n;
+    json_set_alloc_funcs(short_malloc, free);
+    status = lk_safetensors_save(path, tensors, 2, metadata, 2, &err);
+    json_set_alloc_funcs(malloc, free);
+    if (status == LEANK_OK) break;
+    assert_int_equal(status, LEANK_E_MEMORY);
+    assert_int_equal(err.code, LEANK_E_MEMORY);
+    assert_int_equal(remove(path), -1);
+  }
+  assert_in_range(n, 20, 1000);
+  lk_safetensors *st = NULL;
+  assert_int_equal(lk_safetensors_open(path, &st, NULL), LEANK_OK);
+  assert_int_equal(lk_safetensors_at(st, 0)->n_dims, 2);
+  lk_safetensors_close(&st);
+  remove(path);
 }
 
 /* A file of the reference implementation (scripts/goldens/formats.py). */
@@ -296,11 +338,11 @@ static void test_reference_file(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_reading),        cmocka_unit_test(test_no_metadata),
-      cmocka_unit_test(test_bad_headers),    cmocka_unit_test(test_many_elements),
-      cmocka_unit_test(test_bad_tensors),    cmocka_unit_test(test_hostile),
-      cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_bad_writes),
-      cmocka_unit_test(test_reference_file),
+      cmocka_unit_test(test_reading),     cmocka_unit_test(test_no_metadata),
+      cmocka_unit_test(test_bad_headers), cmocka_unit_test(test_many_elements),
+      cmocka_unit_test(test_bad_tensors), cmocka_unit_test(test_hostile),
+      cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_writes_without_memory),
+      cmocka_unit_test(test_bad_writes),  cmocka_unit_test(test_reference_file),
   };
   return cmocka_run_group_tests_name("safetensors", tests, NULL, NULL);
 }

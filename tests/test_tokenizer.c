@@ -17,8 +17,8 @@
 #include "base/alloc.h"
 #include "base/map.h"
 #include "base/rng.h"
+#include "base/utf8.h"
 #include "text/normalize.h"
-#include "text/utf8.h"
 
 #define DATA LEANK_TEST_DATA "/tokenizer/"
 

@@ -10,8 +10,8 @@
 
 #include "base/alloc.h"
 #include "base/rng.h"
+#include "base/utf8.h"
 #include "text/normalize.h"
-#include "text/utf8.h"
 
 static void every_scalar_value_round_trips(void **state) {
   (void)state;

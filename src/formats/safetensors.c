@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/map.h"
+#include "base/utf8.h"
 #include "formats/little_endian.h"
 #include "formats/printable.h"
 
@@ -325,27 +326,53 @@ static leank_status check_tensor(const lk_st_tensor *t, const char *path, leank_
                  quoted(t->name).text);
 }
 
-/* New, or NULL: out of memory or text that is no UTF-8. */
+/* So that what fails behind them is short of memory. */
+static leank_status check_texts(const lk_st_tensor *tensors, size_t n_tensors,
+                                const char *const (*metadata)[2], size_t n_metadata,
+                                const char *path, leank_error *err) {
+  leank_status status = LEANK_OK;
+  bool good = true;
+  size_t bad_at;
+  for (size_t i = 0; i < n_tensors; i++)
+    good = good && lk_utf8_valid(tensors[i].name, strlen(tensors[i].name), &bad_at);
+  for (size_t i = 0; i < n_metadata; i++)
+    for (size_t k = 0; k < 2; k++)
+      good = good && lk_utf8_valid(metadata[i][k], strlen(metadata[i][k]), &bad_at);
+  LK_FAIL_IF(!good, err, LEANK_E_ARGUMENT, -1, "%s: a text is no UTF-8", path);
+  for (size_t i = 0; i < n_tensors; i++)
+    for (size_t j = 0; j < i; j++) good = good && strcmp(tensors[i].name, tensors[j].name) != 0;
+  for (size_t i = 0; i < n_metadata; i++)
+    for (size_t j = 0; j < i; j++) good = good && strcmp(metadata[i][0], metadata[j][0]) != 0;
+  LK_FAIL_IF(!good, err, LEANK_E_ARGUMENT, -1, "%s: a name is used twice", path);
+cleanup:
+  return status;
+}
+
+/* New, or NULL. */
 static json_t *tensor_entry(const lk_st_tensor *t, size_t begin) {
   json_t *shape = json_array();
-  for (size_t i = 0; i < t->n_dims; i++)
-    json_array_append_new(shape, json_integer((json_int_t)t->shape[i]));
+  bool good = shape != NULL;
+  for (size_t i = 0; good && i < t->n_dims; i++)
+    good = json_array_append_new(shape, json_integer((json_int_t)t->shape[i])) == 0;
+  if (!good) {
+    json_decref(shape);
+    return NULL;
+  }
   return json_pack("{s:s, s:o, s:[I, I]}", "dtype", types[type_index(t->type)].name, "shape", shape,
                    "data_offsets", (json_int_t)begin, (json_int_t)(begin + t->n_bytes));
 }
 
+/* New, or NULL: of checked texts. */
 static json_t *build_header(const lk_st_tensor *const *order, size_t n_tensors,
                             const char *const (*metadata)[2], size_t n_metadata) {
   json_t *header = json_object(), *strings = json_object();
   bool good = header && strings;
   size_t at = 0;
   for (size_t i = 0; good && i < n_metadata; i++)
-    good = !json_object_get(strings, metadata[i][0]) &&
-           json_object_set_new(strings, metadata[i][0], json_string(metadata[i][1])) == 0;
+    good = json_object_set_new(strings, metadata[i][0], json_string(metadata[i][1])) == 0;
   if (good && n_metadata > 0) good = json_object_set(header, metadata_key, strings) == 0;
   for (size_t i = 0; good && i < n_tensors; i++) {
-    good = !json_object_get(header, order[i]->name) &&
-           json_object_set_new(header, order[i]->name, tensor_entry(order[i], at)) == 0;
+    good = json_object_set_new(header, order[i]->name, tensor_entry(order[i], at)) == 0;
     at += order[i]->n_bytes;
   }
   json_decref(strings);
@@ -374,7 +401,10 @@ static unsigned char *assemble(const json_t *header, const lk_st_tensor *const *
   if (!bytes) return NULL;
   lk_store_le64(bytes, n_header);
   memset(bytes + LENGTH_BYTES, ' ', n_header);
-  json_dumpb(header, (char *)bytes + LENGTH_BYTES, n_json, JSON_COMPACT);
+  if (json_dumpb(header, (char *)bytes + LENGTH_BYTES, n_json, JSON_COMPACT) != n_json) {
+    lk_free(bytes);
+    return NULL;
+  }
   unsigned char *at = bytes + LENGTH_BYTES + n_header;
   for (size_t i = 0; i < n_tensors; i++) {
     if (order[i]->n_bytes > 0) memcpy(at, order[i]->data, order[i]->n_bytes);
@@ -394,10 +424,10 @@ leank_status lk_safetensors_save(const char *path, const lk_st_tensor *tensors, 
   const lk_st_tensor **order = lk_alloc(LK_MEM_OTHER, n_tensors, sizeof *order);
   LK_FAIL_IF(!order, err, LEANK_E_MEMORY, -1, "%s: out of memory", path);
   for (size_t i = 0; i < n_tensors; i++) LK_TRY(check_tensor(&tensors[i], path, err));
+  LK_TRY(check_texts(tensors, n_tensors, metadata, n_metadata, path, err));
   order_by_width(tensors, n_tensors, order);
   header = build_header(order, n_tensors, metadata, n_metadata);
-  LK_FAIL_IF(!header, err, LEANK_E_ARGUMENT, -1, "%s: a name is used twice or a text is no UTF-8",
-             path);
+  LK_FAIL_IF(!header, err, LEANK_E_MEMORY, -1, "%s: out of memory", path);
   bytes = assemble(header, order, n_tensors, &n_bytes);
   LK_FAIL_IF(!bytes, err, LEANK_E_MEMORY, -1, "%s: out of memory", path);
   LK_TRY(lk_file_write_atomic(path, bytes, n_bytes, err));

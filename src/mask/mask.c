@@ -4,9 +4,9 @@
 #include <string.h>
 
 #include <leank/session.h>
-#include <utf8proc.h>
 
 #include "base/alloc.h"
+#include "base/utf8.h"
 
 enum { MAX_HEAD_DIM = 65534 };
 /* So that sums of positions stay far from overflow. */
@@ -40,13 +40,10 @@ void leank_mask_info_set_model(leank_mask_info *info, const leank_model_info *mo
 /* NUL-terminated inside its array, and text that a file can hold. */
 static leank_status check_text(const char *text, size_t size, const char *what, leank_error *err) {
   const char *end = memchr(text, 0, size);
+  size_t bad_at;
   if (!end) return lk_fail(err, LEANK_E_ARGUMENT, -1, "mask: %s is not NUL-terminated", what);
-  utf8proc_int32_t codepoint;
-  for (const char *at = text; at < end;) {
-    utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)at, end - at, &codepoint);
-    if (n <= 0) return lk_fail(err, LEANK_E_ARGUMENT, -1, "mask: %s is no UTF-8", what);
-    at += n;
-  }
+  if (!lk_utf8_valid(text, (size_t)(end - text), &bad_at))
+    return lk_fail(err, LEANK_E_ARGUMENT, -1, "mask: %s is no UTF-8", what);
   return LEANK_OK;
 }
 

@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/utf8.h"
 #include "text/tokenizer.h"
-#include "text/utf8.h"
 
 static const char system_qwen[] =
     "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";

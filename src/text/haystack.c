@@ -6,7 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/map.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 /* ---- sentences ---- */
 

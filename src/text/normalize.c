@@ -6,7 +6,7 @@
 #include <utf8proc.h>
 
 #include "base/alloc.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 /* No character below U+0300 takes part in composition with what precedes it. */
 static bool needs_nfc(const char *text, size_t n_bytes) {

@@ -3,8 +3,8 @@
 #include <sys/stat.h>
 
 #include "base/alloc.h"
+#include "base/utf8.h"
 #include "text/normalize.h"
-#include "text/utf8.h"
 
 /* Positions inside a word are 32 bits wide; NFC grows text at most threefold. */
 static const size_t max_text = (size_t)1 << 30;

@@ -1,6 +1,6 @@
 /* UTF-8 as the Unicode standard defines it (table 3-7): no surrogates, no overlong forms. */
-#ifndef LK_TEXT_UTF8_H
-#define LK_TEXT_UTF8_H
+#ifndef LK_BASE_UTF8_H
+#define LK_BASE_UTF8_H
 
 #include <stdbool.h>
 #include <stddef.h>
