@@ -29,16 +29,6 @@ const char *cli_order_name(leank_channel_order order) {
   return order == LEANK_ORDER_PAIRS ? "pairs" : "half";
 }
 
-const char *cli_scaling_name(leank_rope_scaling scaling) {
-  switch (scaling) {
-  case LEANK_ROPE_PLAIN: return "plain";
-  case LEANK_ROPE_LINEAR: return "linear";
-  case LEANK_ROPE_LLAMA3: return "llama3";
-  case LEANK_ROPE_YARN: return "yarn";
-  }
-  return "unknown";
-}
-
 const char *cli_policy_name(leank_policy policy) {
   return policy == LEANK_POLICY_MEAN ? "mean" : "drop";
 }
@@ -80,7 +70,7 @@ json_t *cli_json_model(const leank_model_info *info) {
   json_object_set_new(o, "n_ctx_train", cli_json_size(info->n_ctx_train));
   json_object_set_new(o, "norm_eps", json_real(info->norm_eps));
   json_object_set_new(o, "rope_theta", json_real(info->rope_theta));
-  json_object_set_new(o, "rope_scaling", json_string(cli_scaling_name(info->rope_scaling)));
+  json_object_set_new(o, "rope_scaling", json_string(leank_rope_scaling_name(info->rope_scaling)));
   json_object_set_new(o, "rope_factor", json_real(info->rope_factor));
   json_object_set_new(o, "rope_orig_ctx", cli_json_size(info->rope_orig_ctx));
   json_object_set_new(o, "channel_order", json_string(cli_order_name(info->order)));

@@ -17,7 +17,6 @@ double cli_percent(uint64_t a, uint64_t b);
 void cli_print_text(const char *text);
 
 const char *cli_order_name(leank_channel_order order);
-const char *cli_scaling_name(leank_rope_scaling scaling);
 const char *cli_policy_name(leank_policy policy);
 const char *cli_kv_type_name(int kv_type);
 

@@ -62,7 +62,7 @@ static void print_model(const leank_model_info *info) {
          info->ffn, info->n_vocab, info->tied_output ? ", tied output" : "",
          info->qkv_bias ? ", q/k/v bias" : "");
   printf("positions      %zu tokens, RoPE base %g, %s", info->n_ctx_train, info->rope_theta,
-         cli_scaling_name(info->rope_scaling));
+         leank_rope_scaling_name(info->rope_scaling));
   if (info->rope_scaling != LEANK_ROPE_PLAIN) {
     printf(" scaling by %g from %zu", info->rope_factor, info->rope_orig_ctx);
   }

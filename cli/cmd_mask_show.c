@@ -15,7 +15,8 @@ static void print_field(const char *label, const char *text) {
 static void print_origin(const leank_mask *mask, const leank_mask_info *info) {
   print_field("architecture", info->architecture);
   if (info->rope_theta > 0) {
-    printf("RoPE           base %g, %s\n", info->rope_theta, cli_scaling_name(info->rope_scaling));
+    printf("RoPE           base %g, %s\n", info->rope_theta,
+           leank_rope_scaling_name(info->rope_scaling));
   }
   print_field("method", info->method);
   print_field("made from", info->data);
@@ -135,7 +136,7 @@ static json_t *json_origin(const leank_mask_info *info) {
   json_t *o = json_object();
   json_object_set_new(o, "architecture", cli_json_text(info->architecture));
   json_object_set_new(o, "rope_theta", json_real(info->rope_theta));
-  json_object_set_new(o, "rope_scaling", json_string(cli_scaling_name(info->rope_scaling)));
+  json_object_set_new(o, "rope_scaling", json_string(leank_rope_scaling_name(info->rope_scaling)));
   json_object_set_new(o, "rope_factor", json_real(info->rope_factor));
   json_object_set_new(o, "channel_order", json_string(cli_order_name(info->order)));
   json_object_set_new(o, "n_sink", cli_json_size(info->n_sink));

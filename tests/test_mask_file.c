@@ -154,6 +154,33 @@ static void check_same_info(const leank_mask_info *a, const leank_mask_info *b) 
   assert_string_equal(a->fingerprint, b->fingerprint);
 }
 
+/* Under its name, which is that of the public call. */
+static void test_rope_scalings(void **state) {
+  (void)state;
+  static const char *const names[] = {"plain", "linear", "llama3", "yarn"};
+  uint8_t kept[N];
+  fill_pattern(kept);
+  for (int i = 0; i < 4; i++) {
+    leank_mask_info info = small_info();
+    leank_mask *mask = NULL, *again = NULL;
+    lk_safetensors *st = NULL;
+    leank_error err = {.code = LEANK_OK};
+    info.rope_scaling = (leank_rope_scaling)i;
+    assert_string_equal(leank_rope_scaling_name(info.rope_scaling), names[i]);
+    assert_int_equal(leank_mask_create(&info, kept, NULL, &mask, &err), LEANK_OK);
+    assert_int_equal(leank_mask_save(mask, file_path, &err), LEANK_OK);
+    assert_int_equal(lk_safetensors_open(file_path, &st, &err), LEANK_OK);
+    assert_string_equal(lk_safetensors_metadata(st, "rope_scaling"), names[i]);
+    assert_int_equal(leank_mask_open(file_path, &again, &err), LEANK_OK);
+    assert_int_equal(leank_mask_get_info(again)->rope_scaling, i);
+    lk_safetensors_close(&st);
+    leank_mask_close(&again);
+    leank_mask_close(&mask);
+  }
+  assert_string_equal(leank_rope_scaling_name((leank_rope_scaling)4), "unknown");
+  remove(file_path);
+}
+
 /* Every field survives, doubles to the last bit, in whatever locale. */
 static void round_trip(void) {
   leank_mask_info info = small_info();
@@ -498,6 +525,7 @@ int main(void) {
       cmocka_unit_test(test_open_pth),
       cmocka_unit_test(test_hostile),
       cmocka_unit_test(test_round_trip),
+      cmocka_unit_test(test_rope_scalings),
       cmocka_unit_test(test_metadata),
       cmocka_unit_test(test_file_tensors),
       cmocka_unit_test(test_failed_saves),

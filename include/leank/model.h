@@ -27,6 +27,9 @@ typedef enum leank_rope_scaling {
   LEANK_ROPE_YARN = 3
 } leank_rope_scaling;
 
+/* "plain", "linear", "llama3" or "yarn", as mask files have it; "unknown" of anything else. */
+LEANK_API const char *leank_rope_scaling_name(leank_rope_scaling scaling);
+
 /* What a model is, without its weights. Sizes in elements. */
 typedef struct leank_model_info {
   char architecture[32];  /* "llama" or "qwen2" */

@@ -15,7 +15,6 @@ enum { MAX_NUMBER_TEXT = 40, MAX_KEYS = 24 };
 static const char format_name[] = "leank-mask", format_version[] = "1";
 
 static const char *const order_names[] = {"half", "pairs"};
-static const char *const scaling_names[] = {"plain", "linear", "llama3", "yarn"};
 static const char *const policy_names[] = {"drop", "mean"};
 static const char *const bool_names[] = {"false", "true"};
 
@@ -138,6 +137,13 @@ static leank_status check_version(reader *r) {
   return r->status;
 }
 
+static leank_rope_scaling get_scaling(reader *r) {
+  enum { N = LEANK_ROPE_YARN + 1 };
+  const char *names[N];
+  for (int i = 0; i < N; i++) names[i] = leank_rope_scaling_name((leank_rope_scaling)i);
+  return (leank_rope_scaling)get_word(r, "rope_scaling", false, names, N, LEANK_ROPE_PLAIN);
+}
+
 static leank_status read_info(reader *r, leank_mask_info *info) {
   get_extent(r, "n_layers", &info->n_layers);
   get_extent(r, "n_kv_heads", &info->n_kv_heads);
@@ -145,8 +151,7 @@ static leank_status read_info(reader *r, leank_mask_info *info) {
   info->order = (leank_channel_order)get_word(r, "channel_order", true, order_names, 2, 0);
   get_text(r, "architecture", info->architecture, sizeof info->architecture);
   get_f64(r, "rope_theta", &info->rope_theta);
-  info->rope_scaling =
-      (leank_rope_scaling)get_word(r, "rope_scaling", false, scaling_names, 4, LEANK_ROPE_PLAIN);
+  info->rope_scaling = get_scaling(r);
   get_f64(r, "rope_factor", &info->rope_factor);
   get_size(r, "n_sink", true, &info->n_sink);
   get_size(r, "n_recent", true, &info->n_recent);
@@ -344,7 +349,7 @@ static void put_info(metadata *m, const leank_mask_info *info) {
   put_u64(m, "head_dim", info->head_dim);
   put_text(m, "channel_order", order_names[info->order]);
   put_f64(m, "rope_theta", info->rope_theta);
-  put_text(m, "rope_scaling", scaling_names[info->rope_scaling]);
+  put_text(m, "rope_scaling", leank_rope_scaling_name(info->rope_scaling));
   put_f64(m, "rope_factor", info->rope_factor);
   put_u64(m, "n_sink", info->n_sink);
   put_u64(m, "n_recent", info->n_recent);

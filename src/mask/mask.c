@@ -206,16 +206,6 @@ static leank_status check_model_sizes(const leank_mask_info *mask, const leank_m
                  model->n_kv_heads, model->head_dim);
 }
 
-static const char *scaling_name(leank_rope_scaling scaling) {
-  switch (scaling) {
-  case LEANK_ROPE_PLAIN: return "plain";
-  case LEANK_ROPE_LINEAR: return "linear";
-  case LEANK_ROPE_LLAMA3: return "llama3";
-  case LEANK_ROPE_YARN: return "yarn";
-  }
-  return "unknown";
-}
-
 /* Theta 0 = the mask knows nothing of the model's RoPE (an import). */
 static leank_status check_model_rope(const leank_mask_info *mask, const leank_model_info *model,
                                      leank_error *err) {
@@ -225,8 +215,9 @@ static leank_status check_model_rope(const leank_mask_info *mask, const leank_mo
              "the mask is for RoPE theta %g; the model has %g", mask->rope_theta,
              model->rope_theta);
   LK_FAIL_IF(mask->rope_scaling != model->rope_scaling, err, LEANK_E_MISMATCH, -1,
-             "the mask is for RoPE scaling %s; the model has %s", scaling_name(mask->rope_scaling),
-             scaling_name(model->rope_scaling));
+             "the mask is for RoPE scaling %s; the model has %s",
+             leank_rope_scaling_name(mask->rope_scaling),
+             leank_rope_scaling_name(model->rope_scaling));
   LK_FAIL_IF(mask->rope_scaling != LEANK_ROPE_PLAIN &&
                  !same_number(mask->rope_factor, model->rope_factor),
              err, LEANK_E_MISMATCH, -1, "the mask is for RoPE factor %g; the model has %g",
