@@ -17,11 +17,11 @@
 
 static void test_create(void **state) {
   (void)state;
-  leank_mask_info info = small_info();
+  leank_mask_info info = lk_small_info();
   uint8_t kept[N];
   float alpha[N];
   leank_mask *mask = NULL;
-  fill_pattern(kept);
+  lk_small_fill(kept);
   size_t n_kept = 0;
   for (size_t i = 0; i < N; i++) {
     n_kept += kept[i];
@@ -43,7 +43,7 @@ static void test_create(void **state) {
   for (size_t l = 0; l < L; l++)
     for (size_t h = 0; h < H; h++) {
       size_t n = 0;
-      for (size_t c = 0; c < D; c++) n += pattern(l, h, c);
+      for (size_t c = 0; c < D; c++) n += lk_small_kept(l, h, c);
       assert_int_equal(leank_mask_n_kept(mask, l, h), n);
     }
   assert_int_equal(leank_mask_n_kept(mask, L, 0), 0);
@@ -56,11 +56,11 @@ static void test_create(void **state) {
 
 static void test_shares(void **state) {
   (void)state;
-  const leank_mask_info info = small_info();
+  const leank_mask_info info = lk_small_info();
   uint8_t kept[N];
   leank_mask *mask = NULL;
   double k = -1, v = -1;
-  fill_pattern(kept);
+  lk_small_fill(kept);
   memset(kept, 0, D);         /* one of L * H heads keeps nothing, */
   memset(kept + D, 1, 2 * D); /* two keep all */
   size_t n_kept = 0;
@@ -87,7 +87,7 @@ static void test_set_model(void **state) {
   uint8_t kept[N];
   leank_mask *mask = NULL;
   bool same = false;
-  fill_pattern(kept);
+  lk_small_fill(kept);
   leank_mask_info_default(&info);
   info.n_recent = 512;
   leank_mask_info_set_model(&info, &model);
@@ -113,7 +113,7 @@ static void refuse(const leank_mask_info *info, const uint8_t *kept, const float
 
 #define REFUSE(change)                                                                             \
   do {                                                                                             \
-    leank_mask_info info = small_info();                                                           \
+    leank_mask_info info = lk_small_info();                                                        \
     change;                                                                                        \
     refuse(&info, kept, NULL);                                                                     \
   } while (0)
@@ -121,7 +121,7 @@ static void refuse(const leank_mask_info *info, const uint8_t *kept, const float
 static void test_create_refuses(void **state) {
   (void)state;
   uint8_t kept[N];
-  fill_pattern(kept);
+  lk_small_fill(kept);
   REFUSE(info.n_layers = 0);
   REFUSE(info.n_kv_heads = 0);
   REFUSE(info.head_dim = 0);
@@ -148,7 +148,7 @@ static void test_create_refuses(void **state) {
   REFUSE(info.struct_size = 0);
   REFUSE(info.struct_size++);
   REFUSE(info.struct_size = offsetof(leank_mask_info, steps)); /* of an older header */
-  const leank_mask_info info = small_info();
+  const leank_mask_info info = lk_small_info();
   refuse(NULL, kept, NULL);
   refuse(&info, NULL, NULL);
   float alpha[N] = {0};
@@ -163,11 +163,11 @@ static void test_create_refuses(void **state) {
 
 static void test_create_allocations(void **state) {
   (void)state;
-  const leank_mask_info info = small_info();
+  const leank_mask_info info = lk_small_info();
   uint8_t kept[N];
   const float alpha[N] = {0};
   leank_mask *mask = NULL;
-  fill_pattern(kept);
+  lk_small_fill(kept);
   const size_t before = hostile_mem_in_use();
   for (size_t nth = 1; nth <= 3; nth++) {
     lk_alloc_fail_nth(nth);
@@ -205,7 +205,7 @@ static void test_check(void **state) {
                             .rope_scaling = LEANK_ROPE_LLAMA3,
                             .rope_factor = 8,
                             .fingerprint = "0123456789abcdef"};
-  leank_mask_info info = small_info();
+  leank_mask_info info = lk_small_info();
   expect_fit(&info, &model, NULL); /* an import knows nothing but sizes */
   strcpy(info.architecture, "llama");
   info.rope_theta = 1e4;
@@ -242,7 +242,7 @@ static void test_fingerprint(void **state) {
   (void)state;
   leank_model_info model = {
       .n_layers = L, .n_kv_heads = H, .head_dim = D, .fingerprint = "0123456789abcdee"};
-  leank_mask_info info = small_info();
+  leank_mask_info info = lk_small_info();
   const uint8_t kept[N] = {0};
   leank_mask *mask = NULL;
   bool same = true;
@@ -279,7 +279,8 @@ static void check_map(const leank_mask *mask, leank_channel_order order, size_t 
         assert_false(kept[head->dropped[i]]);
       }
       for (size_t c = 0; c < D; c++)
-        assert_int_equal(kept[lk_channel_from_half(order, D, c)], mask ? pattern(l, h, c) : 1);
+        assert_int_equal(kept[lk_channel_from_half(order, D, c)],
+                         mask ? lk_small_kept(l, h, c) : 1);
     }
   lk_mask_map_free(&map);
   assert_null(map.heads);
@@ -288,7 +289,7 @@ static void check_map(const leank_mask *mask, leank_channel_order order, size_t 
 
 static void test_map(void **state) {
   (void)state;
-  leank_mask *mask = small_mask();
+  leank_mask *mask = lk_small_mask();
   const size_t granules[] = {1, 2, 3, 8, 16};
   for (size_t i = 0; i < 5; i++) {
     check_map(mask, LEANK_ORDER_HALF, granules[i]);
@@ -302,7 +303,7 @@ static void test_map(void **state) {
 /* The conversion written out once, for D = 6. */
 static void test_pairs_by_hand(void **state) {
   (void)state;
-  leank_mask_info info = small_info();
+  leank_mask_info info = lk_small_info();
   info.n_layers = info.n_kv_heads = 1;
   info.head_dim = 6;
   const uint8_t kept[] = {0, 1, 1, 1, 0, 0}; /* half: 1, 2 and 3 = 0 + D/2 */
@@ -321,7 +322,7 @@ static void test_pairs_by_hand(void **state) {
 
 static void test_map_refuses(void **state) {
   (void)state;
-  leank_mask *mask = small_mask();
+  leank_mask *mask = lk_small_mask();
   lk_mask_map map = {.heads = NULL};
   const leank_channel_order half = LEANK_ORDER_HALF;
   assert_int_equal(lk_mask_map_make(mask, L, H, D + 2, half, 2, &map, NULL), LEANK_E_MISMATCH);

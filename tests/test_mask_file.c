@@ -37,7 +37,7 @@ static leank_mask *open_golden(const char *name) {
 static void check_pattern(const leank_mask *mask) {
   const leank_mask_info *info = leank_mask_get_info(mask);
   uint8_t kept[N];
-  fill_pattern(kept);
+  lk_small_fill(kept);
   assert_true(info->n_layers == L && info->n_kv_heads == H && info->head_dim == D);
   assert_memory_equal(leank_mask_get_kept(mask), kept, N);
 }
@@ -159,9 +159,9 @@ static void test_rope_scalings(void **state) {
   (void)state;
   static const char *const names[] = {"plain", "linear", "llama3", "yarn"};
   uint8_t kept[N];
-  fill_pattern(kept);
+  lk_small_fill(kept);
   for (int i = 0; i < 4; i++) {
-    leank_mask_info info = small_info();
+    leank_mask_info info = lk_small_info();
     leank_mask *mask = NULL, *again = NULL;
     lk_safetensors *st = NULL;
     leank_error err = {.code = LEANK_OK};
@@ -183,12 +183,12 @@ static void test_rope_scalings(void **state) {
 
 /* Every field survives, doubles to the last bit, in whatever locale. */
 static void round_trip(void) {
-  leank_mask_info info = small_info();
+  leank_mask_info info = lk_small_info();
   uint8_t kept[N];
   float alpha[N];
   leank_mask *mask = NULL, *again = NULL;
   leank_error err = {.code = LEANK_OK};
-  fill_pattern(kept);
+  lk_small_fill(kept);
   for (size_t i = 0; i < N; i++) alpha[i] = (float)i / 47;
   strcpy(info.architecture, "qwen2");
   info.rope_theta = 1e6 / 3;
@@ -415,7 +415,7 @@ static size_t files_in_folder(void) {
 static void expect_old_file(leank_status (*save)(const leank_mask *, const char *, leank_error *)) {
   char path[sizeof folder + 16];
   snprintf(path, sizeof path, "%s/old", folder);
-  leank_mask *mask = small_mask(), *again = NULL;
+  leank_mask *mask = lk_small_mask(), *again = NULL;
   leank_error err;
   assert_int_equal(leank_mask_save(mask, path, &err), LEANK_OK);
   struct rlimit old_limit, limit;
@@ -442,7 +442,7 @@ static void test_failed_saves(void **state) {
   assert_non_null(mkdtemp(folder));
   expect_old_file(leank_mask_save);
   expect_old_file(leank_mask_save_pth);
-  leank_mask *mask = small_mask();
+  leank_mask *mask = lk_small_mask();
   leank_error err = {.code = LEANK_OK};
   assert_int_equal(leank_mask_save(mask, LEANK_TEST_TMP "/no/such/folder/mask", &err), LEANK_E_IO);
   assert_non_null(strstr(err.message, "/no/such/folder/mask"));
@@ -456,7 +456,7 @@ static void test_failed_saves(void **state) {
 
 static void test_save_allocations(void **state) {
   (void)state;
-  leank_mask *mask = small_mask();
+  leank_mask *mask = lk_small_mask();
   const size_t before = hostile_mem_in_use();
   for (int pth = 0; pth < 2; pth++) {
     size_t nth = 0;
