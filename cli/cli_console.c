@@ -49,16 +49,25 @@ void cli_warn(const char *fmt, ...) {
   va_end(args);
 }
 
+/* An argument that the library refuses came from the command line; one at an offset is a text. */
+static int code_of(const leank_error *err) {
+  return err->code == LEANK_E_ARGUMENT && err->offset < 0 ? CLI_USAGE : CLI_FAILURE;
+}
+
 int cli_fail(const leank_error *err) {
   char offset[32];
   snprintf(offset, sizeof offset, "%" PRId64, err->offset);
   const char *text = err->message[0] ? err->message : leank_status_text(err->code);
-  if (err->offset >= 0 && !strstr(text, offset)) return cli_complain("%s (byte %s)", text, offset);
-  return cli_complain("%s", text);
+  if (err->offset >= 0 && !strstr(text, offset))
+    cli_complain("%s (byte %s)", text, offset);
+  else
+    cli_complain("%s", text);
+  return code_of(err);
 }
 
 int cli_fail_hint(const leank_error *err, const char *hint) {
-  return cli_complain("%s (%s)", err->message, hint);
+  cli_complain("%s (%s)", err->message, hint);
+  return code_of(err);
 }
 
 int cli_finish_output(int code) {

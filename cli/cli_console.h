@@ -12,7 +12,8 @@
 #include "cli.h"
 
 /* One line on stderr, "leank: ...", control characters made visible. cli_complain returns
- * CLI_FAILURE, cli_usage_error CLI_USAGE, cli_fail (a library failure) CLI_FAILURE. */
+ * CLI_FAILURE, cli_usage_error CLI_USAGE; cli_fail, of a failure of the library, CLI_USAGE where it
+ * refuses an argument, else CLI_FAILURE. */
 int cli_complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int cli_usage_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int cli_fail(const leank_error *err);

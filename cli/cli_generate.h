@@ -61,7 +61,7 @@ typedef struct cli_generation {
   leank_memory memory; /* at the end */
 } cli_generation;
 
-/* A session for n_ctx tokens and a sampler. Complains and returns CLI_FAILURE, else CLI_GO.
+/* A session for n_ctx tokens and a sampler. CLI_GO, or complains and returns cli_fail's code.
  * cli_generation_close is due in either case. */
 int cli_generation_open(const cli_engine *engine, bool masked, size_t n_ctx,
                         const cli_generate_options *options, bool echo, cli_generation *out);

@@ -23,7 +23,8 @@ void mask_scores_fill(const leank_model_info *model, mask_score_method method,
 /* Sums of 0 for all channels of a model; mask_scores_free frees. */
 leank_head_stats mask_scores_open(const leank_model_info *model);
 /* One dense prefill of the first n_tokens of a text (NULL: the built-in prose). Complains and
- * returns CLI_FAILURE or CLI_INTERRUPTED, else CLI_GO. mask_scores_free is due in either case. */
+ * returns cli_fail's code or CLI_INTERRUPTED, else CLI_GO. mask_scores_free is due in either case.
+ */
 int mask_scores_measure(const cli_engine *engine, const char *path, size_t n_tokens,
                         leank_head_stats *stats, size_t *n_used);
 void mask_scores_free(leank_head_stats *stats);

@@ -79,9 +79,9 @@ expect_failure 2 'option --level'
 # shellcheck disable=SC2086 # several options
 {
   leank bench attention --heads 5,2,32 --json $small
-  expect_failure 1 '5 query heads on 2 kv heads'
+  expect_failure 2 '5 query heads on 2 kv heads'
   leank bench attention --heads 4,2,32 --dk 33 --json $small
-  expect_failure 1 '33 kept channels of 32'
+  expect_failure 2 '33 kept channels of 32'
   leank bench attention --heads 4,2,32 --json $small --rotate 1048576M
   expect_failure 1 'copies of so small a cache|needs [0-9]+ bytes, and [0-9]+ are free'
   leank bench attention "$data/nowhere.json" $small
@@ -289,7 +289,7 @@ fi
   leank bench learn "$work/config.json" --contexts 2 --questions 3 --batch 7 $quick
   expect_failure 2 '--batch: there are 2 x 3 questions'
   leank bench learn "$work/config.json" -l 900 $quick
-  expect_code 1
+  expect_code 2
   expect_err '^leank: contexts of at most 900 tokens have no middle'
   leank bench learn "$work/config.json" -l 5k $quick
   expect_code 1

@@ -227,13 +227,13 @@ check $? "no folder for prompts that are printed"
 
 # ---- wrong usage ----
 leank eval "$model" --tasks qa_3
-expect_failure 1 "suite ruler has no task 'qa_3'"
+expect_failure 2 "suite ruler has no task 'qa_3'"
 leank eval "$model" --tasks qa_1
-expect_failure 1 'task qa_1 needs the file of SQuAD'
+expect_failure 2 'task qa_1 needs the file of SQuAD'
 leank eval "$model" --lengths 8k
 expect_failure 1 '8192 tokens, but the model was made for 4096'
 leank eval "$model" --lengths 100
-expect_failure 1 'too few for task niah_single_1'
+expect_failure 2 'too few for task niah_single_1'
 leank eval "$model" --suite nothing
 expect_failure 2 "'nothing' is not one of ruler"
 leank eval "$model" --baseline energy
@@ -247,7 +247,7 @@ expect_failure 1 'the first mask has no alphas'
 leank eval "$model" --samples 0
 expect_failure 2 'samples is at least 1'
 leank eval "$model" --suite longbench
-expect_failure 1 'longbench'
+expect_failure 2 'longbench'
 echo '{"dataset":"hotpotqa"}' >"$work/bad.jsonl"
 leank eval "$model" --suite longbench --data "$work/bad.jsonl"
 expect_failure 1 'bad.jsonl:1: '
@@ -273,6 +273,6 @@ expect_json
 leank analyze "$model"
 expect_failure 2 'mask is missing'
 leank analyze "$model" --mask "$work/half.safetensors" --tasks nothing
-expect_failure 1 "no task 'nothing'"
+expect_failure 2 "no task 'nothing'"
 
 finish

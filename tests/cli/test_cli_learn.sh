@@ -216,16 +216,16 @@ expect_failure 2 'would be the same'
 leank learn "$model" -o "$work/no" -q --lengths 400,8k "${window[@]}"
 expect_failure 1 '4096'
 leank learn "$model" -o "$work/no" -q "${small[@]}" --ratio 1
-expect_failure 1 'ratio of 1'
+expect_failure 2 'ratio of 1'
 expect_gone "$work/no.log.jsonl"
 leank learn "$model" -o "$work/no" -q "${small[@]}" --align 100000
-expect_failure 1 'at most 65536'
+expect_failure 2 'at most 65536'
 leank learn "$model" -o "$work/no" -q "${small[@]}" --n-recent 600
-expect_failure 1 'no middle'
+expect_failure 2 'no middle'
 leank learn "$model" -o "$work/no" -q "${small[@]}" --cache-size 1000
 expect_failure 1 'more than the 1000 allowed'
 leank learn "$model" -o "$work/no" -q "${small[@]}" --preset paper --policy mean
-expect_failure 1 'neither policy mean'
+expect_failure 2 'neither policy mean'
 leank learn "$model" -o "$work/no" -q "${small[@]}" --cache "$work/no/such"
 expect_failure 1 'no/such'
 leank learn "$work/nowhere.gguf" -o "$work/no" -q
@@ -248,11 +248,11 @@ expect_gone "$work/a"
 # A mistake costs neither the log nor the checkpoint of before.
 cp "$work/mask.log.jsonl" "$work/before"
 leank learn "$model" "${small[@]}" --ratio 2 -o "$work/mask" -q
-expect_code 1
+expect_failure 2 'ratio of 2'
 expect_same "$work/mask.log.jsonl" "$work/before"
 printf 'precious' >"$work/c"
 leank learn "$model" "${small[@]}" --ratio 2 -o "$work/mask" --checkpoint "$work/c" --fresh -q
-expect_code 1
+expect_failure 2 'ratio of 2'
 [ "$(cat "$work/c")" = precious ]
 check $? "the file stays"
 for fresh in "" --fresh; do
@@ -423,9 +423,9 @@ expect_failure 2 "unknown task 'fly'"
 leank mask compare "$model" "$work/all" --lengths 8k
 expect_failure 1 '4096'
 leank mask compare "$model" "$work/all" "${texts[@]}" --n-sink 65
-expect_failure 1 'multiple of 64'
+expect_failure 2 'multiple of 64'
 leank mask compare "$model" "$work/all" "${texts[@]}" --n-recent 18446744073709551614
-expect_failure 1 'at most'
+expect_failure 2 'at most'
 leank mask compare "$model" "$work/all" "${texts[@]}" --cache "$work/no/such"
 expect_failure 1 'no/such'
 start mask compare "$model" "$work/all" --lengths 3500 --tasks uuid --contexts 400 --cpu c

@@ -21,7 +21,7 @@ check $? "an answer ends with the end token"
 leank run "$model" --system 'You are a pirate.' -p 'Hello' -n 4 -q "$cpu"
 expect_code 0
 leank run "$model" --template nonsense -p 'Hello' -n 4 -q "$cpu"
-expect_code 1
+expect_code 2
 expect_one_line
 
 # A chat through a pseudo-terminal: turns, commands, and what the first turn said.

@@ -135,14 +135,22 @@ for ratio in 1.5 -0.5; do
   expect_failure 2 'between 0 and 1'
 done
 
-# ---- a level of another architecture: 1 ----
+# ---- values that the library refuses: 2 as well ----
 foreign=neon
 [ "$(uname -m)" != aarch64 ] || foreign=avx2
 for command in "run -p x" "bench decode" "bench memory" "learn -o $work/m" "mask score -o $work/m --method energy"; do
   # shellcheck disable=SC2086
   leank $command "$model" --cpu "$foreign"
-  expect_failure 1 "CPU level $foreign"
+  expect_failure 2 "CPU level $foreign"
 done
+leank run "$model" -p x --temp -1
+expect_failure 2 'temperature -1: 0 to 1e6 is possible'
+leank run "$model" -p x --threads 100000
+expect_failure 2 '100000 threads'
+# What is wrong with a text is no value of the command line.
+printf 'a\377' >"$work/latin1"
+leank run "$model" -f "$work/latin1"
+expect_failure 1 'UTF-8'
 
 # ---- files: 1 ----
 head -c 1000 "$model" >"$work/cut.gguf"
@@ -166,8 +174,6 @@ done
 check $? "a failed score leaves no file"
 leank run "$model" -p x --mask "$model"
 expect_failure 1 'is no safetensors file'
-leank run "$model" -p x --temp -1
-expect_failure 1 'temperature -1: 0 to 1e6 is possible'
 leank run "$model" -f "$work/nowhere.txt"
 expect_failure 1 "nowhere.txt: No such file"
 leank run "$model" -f "$work/folder"
