@@ -77,6 +77,7 @@ int cmd_mask_round(int argc, char **argv) {
     const leank_mask_info *info = leank_mask_get_info(rounded);
     printf("%s: %.2f %% of K channels removed (asked %.2f %%)\n", o.out, 100 * info->ratio_reached,
            100 * info->ratio_asked);
+    mask_hint_ratio(rounded, (leank_budget)o.budget, o.exact);
   }
   leank_mask_close(&rounded);
   leank_mask_close(&mask);

@@ -106,6 +106,7 @@ static int save(const score_options *o, const leank_model_info *model, const flo
   if (status == LEANK_OK) {
     printf("%s: %s, %.2f %% of K channels removed (asked %.2f %%)\n", o->out, info.method,
            100 * leank_mask_get_info(mask)->ratio_reached, 100 * o->ratio);
+    mask_hint_ratio(mask, (leank_budget)o->budget, o->exact);
   }
   leank_mask_close(&mask);
   free(kept);

@@ -13,4 +13,8 @@ typedef struct mask_meta {
 mask_meta mask_meta_default(void);
 void mask_meta_apply(const mask_meta *meta, leank_mask_info *info);
 
+/* Warns where the ratio reached is more than 3 points from the one asked, with what brings it
+ * closer: --exact-budget, unless it was given or heads do not compete, and a smaller --align. */
+void mask_hint_ratio(const leank_mask *mask, leank_budget budget, bool exact);
+
 #endif

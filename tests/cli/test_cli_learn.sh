@@ -113,6 +113,16 @@ check $? "rounded as before is the same file"
 leank mask round "$work/staged" -o "$work/uniform" --ratio 0.25 --budget per-head --align 2
 expect_code 0
 expect_out 'uniform: 25.00 % of K channels removed \(asked 25.00 %\)'
+expect_no_err
+leank mask round "$work/staged" -o "$work/coarse" --ratio 0.25 --budget per-head --align 16
+expect_code 0
+expect_err '^leank: warning: the ratio is 25.0 points off: a smaller --align comes closer$'
+leank mask round "$work/staged" -o "$work/coarse" --ratio 0.1 --align 32
+expect_code 0
+expect_err '^leank: warning: the ratio is [0-9.]+ points off: --exact-budget or a smaller --align comes closer$'
+leank mask round "$work/staged" -o "$work/coarse" --ratio 0.25 --align 32 --exact-budget
+expect_code 0
+expect_no_err
 leank mask score "$model" -o "$work/scored" --method random --ratio 0.5
 leank mask round "$work/scored" -o "$work/never"
 expect_code 1
