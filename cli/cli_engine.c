@@ -83,6 +83,12 @@ int cli_check_mask(const leank_mask *mask, const char *path, const leank_model_i
   return CLI_GO;
 }
 
+void cli_warn_context(const leank_model_info *info, size_t n_tokens) {
+  if (info->n_ctx_train && n_tokens > info->n_ctx_train)
+    cli_warn("a context of %zu tokens is longer than the model was made for (%zu)", n_tokens,
+             info->n_ctx_train);
+}
+
 int cli_open_model(const char *path, int weights, bool quiet, leank_model **out) {
   leank_model_options options;
   leank_error err;

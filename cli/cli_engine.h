@@ -91,8 +91,8 @@ typedef struct cli_engine {
   bool synthetic; /* random weights */
 } cli_engine;
 
-/* Opens a model, with a progress bar unless quiet. Complains and returns CLI_FAILURE, else CLI_GO.
- */
+/* Opens a model, with a progress bar unless quiet. CLI_GO, or complains and
+ * returns cli_fail's code. */
 int cli_open_model(const char *path, int weights, bool quiet, leank_model **out);
 /* Opens both and checks that they fit, and that the device is there; warns where the mask was made
  * for other weights. Complains and returns CLI_FAILURE or CLI_USAGE, else CLI_GO. cli_engine_close
@@ -111,7 +111,7 @@ static inline size_t cli_n_channels(const leank_model_info *info) {
  * instruction set, chunk, device. */
 void cli_engine_session_options(const cli_engine *engine, leank_session_options *out);
 /* A session of one sequence with room for n_ctx tokens; masked as said (masked needs a mask).
- * Complains and returns CLI_FAILURE, else CLI_GO. */
+ * CLI_GO, or complains and returns cli_fail's code. */
 int cli_engine_session(const cli_engine *engine, bool masked, size_t n_ctx, leank_session **out);
 
 /* The same without a complaint. */
@@ -120,7 +120,7 @@ leank_status cli_engine_try_session(const cli_engine *engine, bool masked, size_
 
 /* Weights stay on a device as long as a session of the model is open: where there is a device,
  * opens one that is small, to span many others, so that they are not loaded for each; else *out is
- * left. Complains and returns CLI_FAILURE, else CLI_GO. */
+ * left. CLI_GO, or complains and returns cli_fail's code. */
 int cli_engine_keep_weights(const cli_engine *engine, leank_session **out);
 
 /* The memory plan of n_seqs sequences of n_tokens, dense or masked as cli_engine_session does. */
@@ -131,5 +131,8 @@ int cli_make_plan(const leank_model_info *info, const leank_mask *mask,
 /* Checks that the mask (read from path) fits the model and warns where it was made for other
  * weights. */
 int cli_check_mask(const leank_mask *mask, const char *path, const leank_model_info *info);
+
+/* Warns where so many tokens are more than the model was made for. */
+void cli_warn_context(const leank_model_info *info, size_t n_tokens);
 
 #endif

@@ -264,6 +264,7 @@ int cmd_bench_memory(int argc, char **argv) {
   if (code != CLI_GO) return code;
   o.engine.takes_config = true;
   code = cli_engine_open(words[0], &o.engine, &engine);
+  if (code == CLI_GO) cli_warn_context(engine.info, o.n_prompt);
   if (code == CLI_GO) code = bench_machine_open(&machine, &o.engine);
   bench b = {.engine = &engine, .options = &o, .machine = &machine};
   machine.options.n_repeats = 1; /* of every batch */

@@ -268,6 +268,7 @@ static int bench_session(int argc, char **argv, bool decode) {
   o.engine.n_seqs = o.n_seqs;
   o.engine.takes_config = true;
   code = cli_engine_open(words[0], &o.engine, &engine);
+  if (code == CLI_GO) cli_warn_context(engine.info, longest(&o.lengths));
   if (code == CLI_GO) code = bench_machine_open(&machine, &o.engine);
   machine.options.n_repeats = o.n_repeats;
   if (code == CLI_GO) code = run(&engine, &machine, &o, decode);

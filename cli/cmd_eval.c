@@ -111,6 +111,28 @@ static int parse_part(eval_options *o) {
   return CLI_GO;
 }
 
+static bool asks(const eval_options *o, const char *task) {
+  for (size_t i = 0; i < o->tasks.n; i++)
+    if (strcmp(o->tasks.values[i], task) == 0) return true;
+  return false;
+}
+
+/* Files that the suite or its tasks need, or have no use for. */
+static int check_files(const eval_options *o) {
+  const bool longbench = o->suite == LEANK_SUITE_LONGBENCH, ruler = o->suite == LEANK_SUITE_RULER;
+  if (longbench && o->data.n == 0)
+    return cli_usage_error("--suite longbench needs its files: --data");
+  if (!longbench && o->data.n > 0) return cli_usage_error("--data is for --suite longbench alone");
+  if (ruler && asks(o, "qa_1") && !o->squad)
+    return cli_usage_error("task qa_1 needs SQuAD's file: --squad");
+  if (ruler && asks(o, "qa_2") && !o->hotpot)
+    return cli_usage_error("task qa_2 needs HotpotQA's file: --hotpot");
+  if (o->text && !eval_variants_measure(&o->baselines))
+    return cli_usage_error("--text is what --baseline magnitude and energy are measured on: there "
+                           "is none of them");
+  return CLI_GO;
+}
+
 /* FNV-1a of a file's bytes, as 16 hex digits; complains and returns NULL where it cannot be read.
  */
 static json_t *hash_of_file(const char *path) {
@@ -420,6 +442,7 @@ int cmd_eval(int argc, char **argv) {
   int code = parse(argc, argv, &o, path);
   if (code == CLI_GO) code = parse_part(&o);
   if (code == CLI_GO) code = eval_variants_check(&o.masks, &o.baselines);
+  if (code == CLI_GO) code = check_files(&o);
   if (code != CLI_GO) return code;
   if (o.n_samples == 0) return cli_usage_error("--samples is at least 1");
   if (o.n_tokens == 0 || o.align == 0)

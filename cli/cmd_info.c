@@ -201,9 +201,7 @@ int cmd_info(int argc, char **argv) {
   if (!model[0]) return report_machine(&o);
   if (leank_model_read_info(model[0], &info, &err) != LEANK_OK) return cli_fail(&err);
   if (o.n_ctx == 0) o.n_ctx = info.n_ctx_train;
-  if (info.n_ctx_train && o.n_ctx > info.n_ctx_train)
-    cli_warn("a context of %zu tokens is longer than the model was made for (%zu)", o.n_ctx,
-             info.n_ctx_train);
+  cli_warn_context(&info, o.n_ctx);
   if (o.engine.mask && leank_mask_open(o.engine.mask, &mask, &err) != LEANK_OK) {
     return cli_fail(&err);
   }

@@ -41,8 +41,12 @@ static int check(run_options *o, bool interactive) {
   if (o->compare && !o->engine.mask) return cli_usage_error("--compare needs --mask");
   if (interactive && o->compare) return cli_usage_error("--compare needs a prompt");
   if (interactive && o->json) return cli_usage_error("--json needs a prompt");
-  if (o->system || o->chat_template) o->chat = true;
-  if (o->raw && o->chat) return cli_usage_error("--raw and --chat exclude each other");
+  const char *chats = o->chat            ? "chat"
+                      : o->system        ? "system"
+                      : o->chat_template ? "template"
+                                         : NULL;
+  if (o->raw && chats) return cli_usage_error("--raw and --%s exclude each other", chats);
+  o->chat = chats != NULL;
   o->generate.special = o->raw;
   return CLI_GO;
 }
@@ -93,8 +97,8 @@ static int choose_context(const cli_engine *engine, const run_options *o, size_t
     size_t room = o->generate.n_predict < limit ? o->generate.n_predict : limit;
     n = (n_prompt + room + LEANK_PAGE_TOKENS - 1) / LEANK_PAGE_TOKENS * LEANK_PAGE_TOKENS;
     if (n > limit) n = limit;
-  } else if (n > limit) {
-    cli_warn("a context of %zu tokens is longer than the model was made for (%zu)", n, limit);
+  } else {
+    cli_warn_context(engine->info, n);
   }
   if (n_prompt > n) {
     return cli_complain("the prompt has %zu tokens, the context holds %zu%s", n_prompt, n,

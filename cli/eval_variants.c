@@ -60,6 +60,15 @@ int eval_variants_check(const cli_texts *masks, const cli_texts *baselines) {
   return CLI_GO;
 }
 
+bool eval_variants_measure(const cli_texts *baselines) {
+  baseline b;
+  for (size_t i = 0; i < baselines->n; i++)
+    if (parse_baseline(baselines->values[i], &b) && b.kind == BASELINE_SCORE &&
+        mask_score_needs_text(b.method))
+      return true;
+  return false;
+}
+
 /* The file's name without folder and ending; then "name#2" where there is one already. */
 static char *name_of_file(const eval_variants *v, const char *path) {
   const char *base = cli_base_name(path), *dot = strrchr(base, '.');

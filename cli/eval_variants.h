@@ -20,6 +20,8 @@ extern const char eval_baselines_help[];
 
 /* Checks --baseline before a model is opened. Complains and returns CLI_USAGE, else CLI_GO. */
 int eval_variants_check(const cli_texts *masks, const cli_texts *baselines);
+/* Whether one of the baselines, which were checked, is measured on a text. */
+bool eval_variants_measure(const cli_texts *baselines);
 /* Opens the masks and makes the baselines (of `align`, with the sink and recent tokens of the first
  * mask or the defaults; some need a prefill of n_tokens of `text`). Complains and returns
  * CLI_FAILURE, CLI_USAGE or CLI_INTERRUPTED, else CLI_GO. eval_variants_close is due in either
@@ -29,7 +31,7 @@ int eval_variants_open(const cli_engine *engine, const cli_texts *masks, const c
                        eval_variants *out);
 void eval_variants_close(eval_variants *variants);
 /* A mask of these scores [L][Hk][D], with the sink and recent tokens of `like` (NULL: the
- * defaults). Complains and returns CLI_FAILURE, else CLI_GO. */
+ * defaults). CLI_GO, or complains and returns cli_fail's code. */
 int eval_variants_round(const cli_engine *engine, const float *scores, const leank_mask *like,
                         double ratio, size_t align, leank_budget budget, leank_mask **out);
 /* Names and what tells masks apart, for records. */

@@ -229,7 +229,18 @@ check $? "no folder for prompts that are printed"
 leank eval "$model" --tasks qa_3
 expect_failure 2 "suite ruler has no task 'qa_3'"
 leank eval "$model" --tasks qa_1
-expect_failure 2 'task qa_1 needs the file of SQuAD'
+expect_failure 2 'task qa_1 needs SQuAD.s file: --squad$'
+leank eval "$model" --tasks niah_single_1,qa_2 --squad "$work/half.safetensors"
+expect_failure 2 'task qa_2 needs HotpotQA.s file: --hotpot$'
+leank eval "$model" --data "$work/half.safetensors"
+expect_failure 2 '--data is for --suite longbench alone'
+for options in "" "--baseline random:0.5,think:0.5"; do
+  # shellcheck disable=SC2086
+  leank eval "$model" --text "$work/nowhere.txt" $options
+  expect_failure 2 '--text is what --baseline magnitude and energy are measured on'
+done
+leank eval "$model" --text "$work/nowhere.txt" --baseline energy:0.5 "${small[@]}"
+expect_failure 1 'nowhere.txt'
 leank eval "$model" --lengths 8k
 expect_failure 1 '8192 tokens, but the model was made for 4096'
 leank eval "$model" --lengths 100
@@ -247,7 +258,7 @@ expect_failure 1 'the first mask has no alphas'
 leank eval "$model" --samples 0
 expect_failure 2 'samples is at least 1'
 leank eval "$model" --suite longbench
-expect_failure 2 'longbench'
+expect_failure 2 '--suite longbench needs its files: --data$'
 echo '{"dataset":"hotpotqa"}' >"$work/bad.jsonl"
 leank eval "$model" --suite longbench --data "$work/bad.jsonl"
 expect_failure 1 'bad.jsonl:1: '

@@ -106,8 +106,11 @@ leank info "$model" --n-recent 64
 expect_failure 2 '--n-recent needs --mask'
 leank info --json
 expect_failure 2 'argument is missing: a MODEL, --cpu or --devices'
-leank run "$model" -p x --raw --chat
-expect_failure 2 'exclude each other'
+for options in "--chat" "--system y" "--template chatml"; do
+  # shellcheck disable=SC2086
+  leank run "$model" -p x --raw $options
+  expect_failure 2 "--raw and ${options%% *} exclude each other"
+done
 for bad in x 1.5 -3 4t 99999999999999999999 18446744073709551615k ''; do
   leank run "$model" -p x -n "$bad"
   expect_failure 2 'option --predict'
