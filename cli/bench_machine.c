@@ -56,7 +56,7 @@ int bench_free_bytes(const bench_machine *m, size_t *out) {
   return CLI_GO;
 }
 
-int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
+int bench_machine_describe(bench_machine *m, const cli_engine_options *engine) {
   leank_error err;
   leank_bench_options *o = &m->options;
   o->n_threads = engine->n_threads;
@@ -73,9 +73,14 @@ int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
   o->device = device;
   o->device_index = index;
   m->device_index = index;
-  if (m->on_cuda) code = describe_device(index, &m->device);
+  return m->on_cuda ? describe_device(index, &m->device) : CLI_GO;
+}
+
+int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
+  leank_error err;
+  int code = bench_machine_describe(m, engine);
   if (code != CLI_GO) return code;
-  leank_bench_options less = *o;
+  leank_bench_options less = m->options;
   less.n_repeats = N_READ_PASSES;
   if (less.rotate_bytes > most_read_bytes) less.rotate_bytes = most_read_bytes;
   bench_measure_begin(m, "read");

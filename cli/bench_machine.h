@@ -35,8 +35,10 @@ typedef struct bench_machine {
     0, "json", CLI_FLAG, &(json), NULL, "one JSON object a line"                                   \
   }
 
-/* Describes the machine, or the CUDA device of `engine`, and measures the read bandwidth of its
- * memory, on the CPU with the threads and level of `engine`. Where memory is short, over less than
+/* Describes the machine, or the CUDA device of `engine`, with the threads and level of `engine`:
+ * m's options are complete. m must stay where it is. CLI_GO, or complains. */
+int bench_machine_describe(bench_machine *m, const cli_engine_options *engine);
+/* The same, and measures the read bandwidth of its memory. Where memory is short, over less than
  * options.rotate_bytes; over 2 GiB at most. m must stay where it is. Complains and returns a code
  * other than CLI_GO where that fails. */
 int bench_machine_open(bench_machine *m, const cli_engine_options *engine);

@@ -9,6 +9,7 @@ typedef struct attention_options {
   bench_shape_options shape;
   cli_sizes lengths, batches, n_kept;
   bool no_dense, layers, json;
+  bool only_check; /* this time: what is asked for is possible */
 } attention_options;
 
 static int parse(int argc, char **argv, attention_options *o, bench_machine *m) {
@@ -59,7 +60,8 @@ static int parse(int argc, char **argv, attention_options *o, bench_machine *m) 
   return CLI_GO;
 }
 
-/* A dense cache and, unless lean is NULL, another in turns. Prints a row for each. */
+/* A dense cache and, unless lean is NULL, another in turns. Prints a row for each. Or checks both.
+ */
 static int measure(bench_machine *m, const attention_options *o, const leank_bench_shape *shape,
                    const leank_bench_cache *lean) {
   leank_bench_cache caches[2];
@@ -75,6 +77,10 @@ static int measure(bench_machine *m, const attention_options *o, const leank_ben
     sides[n].mask = lean->mask ? o->engine.mask : NULL;
     sides[n].n_kept = lean->n_kept;
     caches[n++] = *lean;
+  }
+  if (o->only_check) {
+    leank_status possible = leank_bench_attention_check(&m->options, shape, caches, n, &err);
+    return possible == LEANK_OK ? CLI_GO : cli_fail(&err);
   }
   leank_bench_layer *layers = cli_alloc(n * shape->n_layers, sizeof *layers);
   bench_measure_begin(m, "attention");
@@ -107,7 +113,7 @@ static int measure_length(bench_machine *m, const attention_options *o,
 static int run(bench_machine *m, const attention_options *o, leank_bench_shape *shape,
                const leank_mask *mask) {
   const bench_attention_report report = {m, o->json, o->layers};
-  bench_attention_head(&report, shape);
+  if (!o->only_check) bench_attention_head(&report, shape);
   int code = CLI_GO;
   for (size_t b = 0; b < o->batches.n; b++) {
     for (size_t i = 0; code == CLI_GO && i < o->lengths.n; i++) {
@@ -129,6 +135,11 @@ int cmd_bench_attention(int argc, char **argv) {
   int code = parse(argc, argv, &o, &machine);
   if (code != CLI_GO) return code;
   code = bench_shape_make(&o.shape, &shape, &mask);
+  /* Before the bandwidth is measured, which takes its time. */
+  if (code == CLI_GO) code = bench_machine_describe(&machine, &o.engine);
+  o.only_check = true;
+  if (code == CLI_GO) code = run(&machine, &o, &shape, mask);
+  o.only_check = false;
   if (code == CLI_GO) code = bench_machine_open(&machine, &o.engine);
   if (code == CLI_GO) code = run(&machine, &o, &shape, mask);
   leank_mask_close(&mask);

@@ -365,6 +365,9 @@ static void refused(const leank_bench_options *options, const leank_bench_shape 
   const leank_status got = leank_bench_attention(options, shape, cache, 1, &r, NULL, &err);
   if (got != status || !strstr(err.message, part))
     fail_msg("status %d (%s), expected %d with \"%s\"", got, err.message, status, part);
+  leank_error checked = {0};
+  assert_int_equal(leank_bench_attention_check(options, shape, cache, 1, &checked), status);
+  assert_non_null(strstr(checked.message, part));
   assert_int_equal(hostile_mem_in_use(), before);
 }
 
@@ -393,6 +396,7 @@ static void test_what_is_not_possible(void **state) {
   OPTIONS_REFUSED(cpu = (leank_cpu_level)99, "CPU level");
   OPTIONS_REFUSED(rotate_bytes = SIZE_MAX, "rotating");
   OPTIONS_REFUSED(rotate_bytes = (size_t)1 << 49, "copies");
+  assert_int_equal(leank_bench_attention_check(&options, &shape, &own, 1, NULL), LEANK_OK);
   SHAPE_REFUSED(struct_size = 1, LEANK_E_ARGUMENT, "leank_bench_shape_default");
   SHAPE_REFUSED(n_layers = 0, LEANK_E_ARGUMENT, "layers");
   SHAPE_REFUSED(n_heads = 4, LEANK_E_ARGUMENT, "query heads");

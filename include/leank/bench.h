@@ -117,6 +117,12 @@ LEANK_API leank_status leank_bench_attention(const leank_bench_options *options,
                                              leank_bench_attention_result *results,
                                              leank_bench_layer *layers, leank_error *err);
 
+/* Fails where leank_bench_attention would before it allocates caches, and measures nothing. */
+LEANK_API leank_status leank_bench_attention_check(const leank_bench_options *options,
+                                                   const leank_bench_shape *shape,
+                                                   const leank_bench_cache *caches, size_t n_caches,
+                                                   leank_error *err);
+
 /* ---- products with stored weights ---- */
 
 /* Weight types that the loader knows, as it names them ("F32", ..., "Q6_K"); NULL behind the last.

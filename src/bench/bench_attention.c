@@ -85,13 +85,9 @@ cleanup:
   return status;
 }
 
-static leank_status open_backend(attention_bench *b, leank_error *err) {
-  leank_status status = LEANK_OK;
+static lk_backend_options backend_options(const attention_bench *b) {
   const leank_bench_shape *s = b->shape;
-  const size_t n = s->n_seqs * s->n_heads * s->head_dim;
-  lk_rng rng = {1};
-  float *q = NULL;
-  const lk_backend_options options = {
+  return (lk_backend_options){
       .device = b->run.options.device,
       .device_index = b->run.options.device_index,
       .kv_type = s->kv_type,
@@ -100,9 +96,25 @@ static leank_status open_backend(attention_bench *b, leank_error *err) {
       .max_few_rows = s->n_seqs,
       .max_pages = lk_pages_of(s->n_tokens),
       .shape = {.n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head_dim}};
+}
+
+static leank_status check_backend(const attention_bench *b, leank_error *err) {
+  leank_status status = LEANK_OK;
+  const lk_backend_options options = backend_options(b);
   LK_TRY(lk_backend_sizes_of(options.device)->check(&options, err));
-  LK_FAIL_IF(options.device == LEANK_DEVICE_CPU && !lk_attend_select(s->kv_type, options.cpu), err,
-             LEANK_E_ARGUMENT, -1, "unknown cache type %d", (int)s->kv_type);
+  LK_FAIL_IF(options.device == LEANK_DEVICE_CPU && !lk_attend_select(options.kv_type, options.cpu),
+             err, LEANK_E_ARGUMENT, -1, "unknown cache type %d", (int)options.kv_type);
+cleanup:
+  return status;
+}
+
+static leank_status open_backend(attention_bench *b, leank_error *err) {
+  leank_status status = LEANK_OK;
+  const leank_bench_shape *s = b->shape;
+  const size_t n = s->n_seqs * s->n_heads * s->head_dim;
+  lk_rng rng = {1};
+  float *q = NULL;
+  const lk_backend_options options = backend_options(b);
   LK_TRY(lk_backend_open(&options, &b->backend, err));
   q = lk_alloc(LK_MEM_SCRATCH, n, sizeof *q);
   b->q = b->backend->ops->alloc(b->backend, LK_MEM_SCRATCH, n * sizeof(float));
@@ -237,20 +249,42 @@ static void close_bench(attention_bench *b) {
   b->backend->ops->close(b->backend);
 }
 
+/* All that needs no memory to be measured in. */
+static leank_status begin(attention_bench *b, const leank_bench_options *options,
+                          const leank_bench_cache *caches, leank_error *err) {
+  leank_status status = LEANK_OK;
+  const size_t n = b->n_contenders;
+  LK_TRY(lk_bench_begin(options, &b->run, err));
+  LK_FAIL_IF(n == 0 || n > MAX_CACHES, err, LEANK_E_ARGUMENT, -1,
+             "%zu caches to time: 1 to %d are possible", n, MAX_CACHES);
+  b->contenders = lk_alloc(LK_MEM_OTHER, n, sizeof *b->contenders);
+  LK_FAIL_IF(!b->contenders, err, LEANK_E_MEMORY, -1, "out of memory");
+  for (size_t i = 0; i < n; i++)
+    LK_TRY(lk_bench_side_open(b->shape, &caches[i], b->run.options.device, &b->contenders[i].side,
+                              err));
+  LK_TRY(plan(b, err));
+  LK_TRY(check_backend(b, err));
+cleanup:
+  return status;
+}
+
+leank_status leank_bench_attention_check(const leank_bench_options *options,
+                                         const leank_bench_shape *shape,
+                                         const leank_bench_cache *caches, size_t n_caches,
+                                         leank_error *err) {
+  attention_bench b = {.shape = shape, .n_contenders = n_caches};
+  const leank_status status = begin(&b, options, caches, err);
+  close_bench(&b);
+  return status;
+}
+
 leank_status leank_bench_attention(const leank_bench_options *options,
                                    const leank_bench_shape *shape, const leank_bench_cache *caches,
                                    size_t n_caches, leank_bench_attention_result *results,
                                    leank_bench_layer *layers, leank_error *err) {
   leank_status status = LEANK_OK;
   attention_bench b = {.shape = shape, .n_contenders = n_caches};
-  LK_TRY(lk_bench_begin(options, &b.run, err));
-  LK_FAIL_IF(n_caches == 0 || n_caches > MAX_CACHES, err, LEANK_E_ARGUMENT, -1,
-             "%zu caches to time: 1 to %d are possible", n_caches, MAX_CACHES);
-  b.contenders = lk_alloc(LK_MEM_OTHER, n_caches, sizeof *b.contenders);
-  LK_FAIL_IF(!b.contenders, err, LEANK_E_MEMORY, -1, "out of memory");
-  for (size_t i = 0; i < n_caches; i++)
-    LK_TRY(lk_bench_side_open(shape, &caches[i], b.run.options.device, &b.contenders[i].side, err));
-  LK_TRY(plan(&b, err));
+  LK_TRY(begin(&b, options, caches, err));
   LK_TRY(open_backend(&b, err));
   LK_TRY(measure(&b, err));
   collect(&b, results, layers);

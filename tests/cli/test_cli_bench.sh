@@ -80,8 +80,14 @@ expect_failure 2 'option --level'
 {
   leank bench attention --heads 5,2,32 --json $small
   expect_failure 2 '5 query heads on 2 kv heads'
-  leank bench attention --heads 4,2,32 --dk 33 --json $small
+  leank bench attention --heads 5,2,32 $small
+  expect_failure 2 '5 query heads on 2 kv heads'
+  expect_no_out
+  leank bench attention --heads 4,2,32 --dk 8,33 $small
   expect_failure 2 '33 kept channels of 32'
+  expect_no_out
+  leank bench attention --heads 4,2,32 --threads 100000
+  expect_failure 2 '100000 threads'
   leank bench attention --heads 4,2,32 --json $small --rotate 1048576M
   expect_failure 1 'copies of so small a cache|needs [0-9]+ bytes, and [0-9]+ are free'
   leank bench attention "$data/nowhere.json" $small
@@ -185,6 +191,13 @@ quick="--rotate 1M --threads 2 $cpu"
   expect_json
   [ "$(grep -c '"model":"made-up","synthetic":true,.*"random_cache":true' "$work/out")" -eq 4 ]
   check $? "dense and LeanK at two lengths, of random weights and caches"
+  sed 's/4096/256/' "$work/config.json" >"$work/short.json"
+  leank bench decode "$work/short.json" -l 64,300 -n 2 -r 1 --json $quick
+  expect_code 0
+  expect_err '^leank: warning: a context of 300 tokens is longer than the model was made for \(256\)$'
+  leank bench memory "$work/short.json" -l 300 -n 2 -b 1 --json $quick
+  expect_code 0
+  expect_err '^leank: warning: a context of 300 tokens is longer than the model was made for \(256\)$'
   leank bench decode "$work/config.json" -l 300 -n 2 -r 1 --fill prompt --json $quick
   expect_code 0
   expect_out '"random_cache":false,"prefill_seconds":'
