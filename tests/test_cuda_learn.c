@@ -348,6 +348,40 @@ static void test_memory_that_is_short(void **state) {
   }
 }
 
+/* A run that found no memory is run again: to the bits of one that did, wherever it had ended. */
+static void test_runs_again_after_a_failure(void **state) {
+  (void)state;
+  leank_learn_options o = small(LEANK_DEVICE_CUDA);
+  leank_error err = {0};
+  size_t n_again = 0;
+  o.loss = LEANK_LOSS_BOTH;
+  o.n_steps1 = 1;
+  o.n_steps2 = o.held_out.n_contexts = 0;
+  o.train.n_contexts = o.train.n_questions = o.batch = 1;
+  o.train.min_tokens = o.train.max_tokens = 320;
+  leank_mask *want = lk_learn_must(model, &o, NULL);
+  for (size_t nth = 1;; nth++) {
+    leank_learner *learner = NULL;
+    leank_mask *mask = NULL;
+    lk_assert_ok(leank_learner_open(model, &o, &learner, &err), &err);
+    lk_cuda_mock.fail_alloc = nth;
+    const leank_status status = leank_learner_run(learner, &mask, &err);
+    lk_cuda_mock.fail_alloc = 0;
+    if (status != LEANK_OK) {
+      assert_int_equal(status, LEANK_E_MEMORY);
+      lk_assert_ok(leank_learner_run(learner, &mask, &err), &err);
+      n_again++;
+    }
+    lk_assert_masks_same(mask, want, "again");
+    leank_mask_close(&mask);
+    leank_learner_close(&learner);
+    assert_int_equal(lk_cuda_mock.n_live, 0);
+    if (status == LEANK_OK) break;
+  }
+  assert_true(n_again > 40);
+  leank_mask_close(&want);
+}
+
 /* What a device cannot do is said before anything is read. */
 static void test_what_a_device_cannot_do(void **state) {
   (void)state;
@@ -374,7 +408,8 @@ int main(void) {
       ON_MOCK(test_reports_are_the_cpus),     ON_MOCK(test_runs_go_on),
       ON_MOCK(test_contexts_come_from_files), ON_MOCK(test_blocks_give_way),
       ON_MOCK(test_the_own_device),           ON_MOCK(test_launches_that_fail),
-      ON_MOCK(test_memory_that_is_short),     ON_MOCK(test_what_a_device_cannot_do),
+      ON_MOCK(test_memory_that_is_short),     ON_MOCK(test_runs_again_after_a_failure),
+      ON_MOCK(test_what_a_device_cannot_do),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -382,10 +382,11 @@ static leank_status open_update(leank_learner *l, leank_error *err) {
   leank_status status = LEANK_OK;
   const leank_learn_options *o = &l->options;
   const size_t n_rows = batch_rows(l);
-  if (l->pass.prefill) return LEANK_OK;
-  LK_TRY(lk_answer_pass_open(&l->train, n_rows, o->batch, true, &l->pass, err));
-  LK_TRY(lk_distiller_open(l->model, l->backend, o->loss, o->paper ? 1 : l->mean_square, n_rows,
-                           o->n_threads, &l->distiller, err));
+  if (!l->pass.prefill)
+    LK_TRY(lk_answer_pass_open(&l->train, n_rows, o->batch, true, &l->pass, err));
+  if (!l->distiller.backend) /* a run before this one may have failed in between */
+    LK_TRY(lk_distiller_open(l->model, l->backend, o->loss, o->paper ? 1 : l->mean_square, n_rows,
+                             o->n_threads, &l->distiller, err));
 cleanup:
   return status;
 }
