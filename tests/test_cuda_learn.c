@@ -292,6 +292,25 @@ static void test_blocks_give_way(void **state) {
   lk_folder_empty(CACHE);
 }
 
+/* The gradient of few rows of logits asks for no more room than contexts had: not for as many
+ * columns at as many rows as those. */
+static void test_the_vocabulary_needs_little_room(void **state) {
+  (void)state;
+  leank_learn_options o = small(LEANK_DEVICE_CUDA);
+  size_t n_operand[2];
+  o.n_steps1 = 1;
+  o.n_steps2 = 0;
+  for (int run = 0; run < 2; run++) {
+    lk_cuda_mock.most_operand = 0;
+    o.loss = run ? LEANK_LOSS_LOGITS : LEANK_LOSS_HIDDEN;
+    leank_mask *mask = lk_learn_must(model, &o, NULL);
+    n_operand[run] = lk_cuda_mock.most_operand;
+    leank_mask_close(&mask);
+  }
+  assert_true(n_operand[0] > 0);
+  assert_int_equal(n_operand[1], n_operand[0]);
+}
+
 /* ---- this machine's own device, where the library is found and there is one ---- */
 
 static void test_the_own_device(void **state) {
@@ -404,11 +423,17 @@ static void test_what_a_device_cannot_do(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      ON_MOCK(test_masks_are_the_cpus),       ON_MOCK(test_made_up_models_learn),
-      ON_MOCK(test_reports_are_the_cpus),     ON_MOCK(test_runs_go_on),
-      ON_MOCK(test_contexts_come_from_files), ON_MOCK(test_blocks_give_way),
-      ON_MOCK(test_the_own_device),           ON_MOCK(test_launches_that_fail),
-      ON_MOCK(test_memory_that_is_short),     ON_MOCK(test_runs_again_after_a_failure),
+      ON_MOCK(test_masks_are_the_cpus),
+      ON_MOCK(test_made_up_models_learn),
+      ON_MOCK(test_reports_are_the_cpus),
+      ON_MOCK(test_runs_go_on),
+      ON_MOCK(test_contexts_come_from_files),
+      ON_MOCK(test_blocks_give_way),
+      ON_MOCK(test_the_vocabulary_needs_little_room),
+      ON_MOCK(test_the_own_device),
+      ON_MOCK(test_launches_that_fail),
+      ON_MOCK(test_memory_that_is_short),
+      ON_MOCK(test_runs_again_after_a_failure),
       ON_MOCK(test_what_a_device_cannot_do),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);

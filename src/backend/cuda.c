@@ -129,6 +129,15 @@ static leank_status cuda_reserve_rows(lk_backend *be, size_t n_rows, size_t n_co
   return cuda->api->reserve(cuda->dev, cuda->reserved_rows, cuda->reserved_cols, err);
 }
 
+leank_status lk_cuda_reserve_parts(lk_cuda_backend *cuda, size_t n_rows, size_t n_cols,
+                                   leank_error *err) {
+  const size_t n_parts = LK_CUDA_PARTS * n_rows;
+  if (n_parts <= cuda->reserved_rows && n_cols <= cuda->reserved_cols) return LEANK_OK;
+  /* Recorded steps must hear of it. Where there is learning there are none. */
+  if (cuda->n_recordings > 0) return cuda_reserve_rows(&cuda->base, n_parts, n_cols, err);
+  return cuda->api->reserve(cuda->dev, n_parts, n_cols, err);
+}
+
 static void cuda_upload(lk_backend *be, void *to, const void *from, size_t n_bytes) {
   lk_cuda(be)->api->upload(lk_cuda(be)->dev, to, from, n_bytes);
 }
@@ -314,7 +323,7 @@ static leank_status cuda_linear(lk_backend *be, lk_linear_kind kind, const lk_li
     multiply = cuda->api->linear_few;
   if (kind == LK_LINEAR_PRECISE || (kind == LK_LINEAR_MANY && cuda->options.precise_attention)) {
     multiply = cuda->api->linear_precise;
-    LK_TRY(cuda_reserve_rows(be, LK_CUDA_PARTS * n_rows, parts->w->n_cols, err));
+    LK_TRY(lk_cuda_reserve_parts(cuda, n_rows, parts->w->n_cols, err));
   }
   for (size_t first = 0; first < n_parts; first += LK_CUDA_MAX_PARTS) {
     lk_cuda_linear job = {.x = x, .n_rows = n_multiplied};

@@ -121,6 +121,11 @@ static inline bool lk_cuda_steps_by_gemm(const lk_cuda_backend *cuda) {
  */
 leank_status lk_cuda_fill_parts(lk_cuda_backend *cuda, const lk_linear_part *parts, size_t n,
                                 size_t n_rows, lk_cuda_linear *job, leank_error *err);
+/* Room for a product whose n_rows x n_cols activations are multiplied in parts. Its shape stands
+ * alone, unlike those of reserve_rows: the rows of contexts and the columns of a vocabulary, which
+ * never meet, would together take gigabytes. LEANK_E_MEMORY. */
+leank_status lk_cuda_reserve_parts(lk_cuda_backend *cuda, size_t n_rows, size_t n_cols,
+                                   leank_error *err);
 
 /* cuda_steps.c: where steps go to GEMM */
 leank_status lk_cuda_op_project_append(lk_backend *be, const lk_attn_shape *shape,

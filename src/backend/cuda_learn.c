@@ -22,7 +22,7 @@ leank_status lk_cuda_op_linear_backward(lk_backend *be, const lk_tensor *w, cons
                              .n_in = (uint32_t)w->n_cols,
                              .add = add};
   LK_TRY(lk_cuda_store_matrix(cuda->store, w, &job.w, err));
-  LK_TRY(be->ops->reserve_rows(be, LK_CUDA_PARTS * n_rows, w->n_rows, err));
+  LK_TRY(lk_cuda_reserve_parts(cuda, n_rows, w->n_rows, err));
   cuda->api->linear_backward(cuda->dev, &job);
   cuda->n_flops += lk_product_flops(w, n_rows);
 cleanup:

@@ -437,6 +437,7 @@ static leank_status mock_reserve(lk_cuda_device *dev, size_t n_rows, size_t n_co
   if (n_rows * n_cols <= dev->n_operand) return LEANK_OK;
   free(dev->operand);
   dev->n_operand = n_rows * n_cols;
+  if (dev->n_operand > lk_cuda_mock.most_operand) lk_cuda_mock.most_operand = dev->n_operand;
   dev->operand = malloc(dev->n_operand * sizeof *dev->operand);
   assert_non_null(dev->operand);
   memset(dev->operand, 0xff, dev->n_operand * sizeof *dev->operand);

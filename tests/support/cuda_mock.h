@@ -26,6 +26,7 @@ typedef struct lk_cuda_mock_state {
   size_t n_devices;
   size_t n_bytes, most_bytes; /* memory of the device in use; the most there was */
   size_t max_bytes;           /* most that may be, 0: any */
+  size_t most_operand;        /* elements that reserve made room for; the most of a device */
 } lk_cuda_mock_state;
 
 extern lk_cuda_mock_state lk_cuda_mock;
