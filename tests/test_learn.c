@@ -275,14 +275,17 @@ static void test_a_mask_is_written_and_read(void **state) {
 
 static void test_threads_do_not_matter(void **state) {
   (void)state;
-  for (int way = 0; way < 4; way++) { /* plain, with means, as published, all losses */
+  static const char *const methods[] = {"learned", "learned", "learned, as published",
+                                        "learned, both losses", "learned, loss of logits"};
+  for (int way = 0; way < 5; way++) { /* plain, with means, as published, other losses */
     leank_learn_options o = lk_learn_small();
     o.policy = way == 1 ? LEANK_POLICY_MEAN : LEANK_POLICY_DROP;
     o.mean_compensation = way == 1;
     o.paper = way == 2;
     if (way == 2) o.lambda = 0.06;
-    o.loss = way == 3 ? LEANK_LOSS_BOTH : LEANK_LOSS_HIDDEN;
+    if (way > 2) o.loss = way == 3 ? LEANK_LOSS_BOTH : LEANK_LOSS_LOGITS;
     leank_mask *one = lk_learn_must(model, &o, NULL);
+    assert_string_equal(leank_mask_get_info(one)->method, methods[way]);
     for (o.n_threads = 1; o.n_threads <= 3; o.n_threads++) {
       leank_mask *mask = lk_learn_must(model, &o, NULL);
       lk_assert_masks_same(one, mask, "threads");

@@ -318,6 +318,12 @@ cleanup:
 
 /* ---- the result ---- */
 
+static const char *method_of(const leank_learn_options *o) {
+  if (o->paper) return "learned, as published";
+  if (o->loss == LEANK_LOSS_LOGITS) return "learned, loss of logits";
+  return o->loss == LEANK_LOSS_BOTH ? "learned, both losses" : "learned";
+}
+
 static void describe(const leank_learner *l, int stage, leank_mask_info *info) {
   const leank_learn_options *o = &l->options;
   leank_mask_info_default(info);
@@ -331,7 +337,7 @@ static void describe(const leank_learner *l, int stage, leank_mask_info *info) {
   info->align = o->align;
   info->steps = o->n_steps1 + (stage == 1 ? 0 : o->n_steps2);
   info->seed = o->seed;
-  snprintf(info->method, sizeof info->method, "learned%s", o->paper ? ", as published" : "");
+  snprintf(info->method, sizeof info->method, "%s", method_of(o));
   int n = snprintf(info->data, sizeof info->data,
                    "%zu contexts of %zu-%zu tokens:", o->train.n_contexts, o->train.min_tokens,
                    o->train.max_tokens);

@@ -150,12 +150,13 @@ expect_gone "$work/json.log.jsonl"
 
 # ---- settings from a file ----
 leank learn "$model" "${small[@]}" --lr1 0.012345678901234567 --seed 18446744073709551614 \
-  --print-config
+  --loss both --print-config
 cp "$work/out" "$work/config"
 leank learn "$model" --config "$work/config" --print-config
 expect_code 0
 expect_same "$work/out" "$work/config"
-leank learn "$model" --config "$work/config" --lr1 0.04 --seed 1 -o "$work/configured" -q "$cpu"
+leank learn "$model" --config "$work/config" --lr1 0.04 --seed 1 --loss hidden \
+  -o "$work/configured" -q "$cpu"
 expect_code 0
 expect_same "$work/configured" "$work/want"
 printf '{"fly": 1}' >"$work/bad"
