@@ -109,6 +109,34 @@ static void test_sessions_match_the_oracle(void **state) {
   }
 }
 
+/* Without a window of what is kept in full, a head that keeps nothing has no key where a page is
+ * full: 0, unless its mean is there. */
+static void test_heads_that_see_nothing(void **state) {
+  (void)state;
+  const lk_tiny_spec spec = tiny(1);
+  const lk_call calls[] = {{LK_TURN, 60}, {LK_DECODE, 70}, {LK_SCORE, 100}, {LK_DECODE, 40}};
+  const size_t n_calls = sizeof calls / sizeof *calls, n_rows = lk_calls_rows(calls, n_calls);
+  leank_token *tokens = lk_random_tokens(&spec, 270, 3);
+  uint8_t *kept = lk_random_kept(&spec, 1);
+  lk_case c;
+  lk_case_open(&c, &spec);
+  memset(kept, 0, spec.n_kv_heads * spec.head_dim); /* the first layer */
+  for (int mean = 0; mean < 2; mean++) {
+    lk_setup setup = setup_of(kept, 270, 1);
+    setup.n_sink = setup.n_recent = 0;
+    setup.policy = mean ? LEANK_POLICY_MEAN : LEANK_POLICY_DROP;
+    float *got = lk_run_fresh(&c, &setup, tokens, calls, n_calls);
+    double *want = lk_oracle_fresh(&c, &setup, tokens, calls, n_calls);
+    lk_assert_close(got, want, n_rows, V, LK_TOLERANCE_BF16_CACHE,
+                    mean ? "no window, policy mean" : "no window");
+    free(got);
+    free(want);
+  }
+  lk_case_close(&c);
+  free(kept);
+  free(tokens);
+}
+
 /* ---- several sequences ---- */
 
 enum { N_SEQS = 5, N_STEPS = 70 };
@@ -622,6 +650,7 @@ static void test_the_library_itself(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       ON_MOCK(test_sessions_match_the_oracle),
+      ON_MOCK(test_heads_that_see_nothing),
       ON_MOCK(test_batches_change_no_bit),
       ON_MOCK(test_norms_and_gates_of_steps),
       ON_MOCK(test_steps_by_gemm),

@@ -137,6 +137,7 @@ static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<d
     }
   }
   bound->assign(D, 0);
+  if (total == 0) return; /* no key at all: 0 */
   const double relative = std::ldexp(1.0, l.is_f16 ? -11 : -8) + 4 * worst +
                           std::sqrt((double)s.n_tokens) * std::ldexp(1.0, -20);
   for (uint32_t c = 0; c < D; c++) {
@@ -318,7 +319,8 @@ static void test_layer(lk_cuda_device *dev, const char *name, const layer &l,
   for (const wanted &w : wants) {
     for (uint32_t c = 0; c < l.head_dim; c++) {
       const double got = out[w.sequence * row + w.head * l.head_dim + c];
-      const double share = std::fabs(got - w.value[c]) / w.bound[c];
+      const double error = std::fabs(got - w.value[c]);
+      const double share = error == 0 ? 0 : error / w.bound[c];
       worst = std::max(worst, share);
       check(share <= 1, "FAILED %s: %g, not %g\n", name, got, w.value[c]);
     }
@@ -337,6 +339,21 @@ static void test_layer(lk_cuda_device *dev, const char *name, const layer &l,
   printf("%-44s worst %.3f of the bound\n", name, worst);
   for (size_t i = 0; i < lengths.size(); i++) cudaFree(all.groups[i].mean);
   free_layer(&d);
+}
+
+/* No sink and no window: where a page is full, all are lean, and of heads that keep nothing no byte
+ * is left. Whole layers of them, and sequences without any byte first, between and last. */
+static void test_nothing_left(lk_cuda_device *dev, uint64_t *seed) {
+  for (int means = 0; means < 2; means++)
+    for (uint32_t kept = 0; kept <= 32; kept += 32) {
+      layer l = make_layer(8, 2, 128, {0, kept}, seed);
+      l.n_sink = l.n_recent = 0;
+      l.means.for_pruned = l.means.for_empty = means;
+      const std::string name =
+          std::string(kept ? "a head without bytes" : "a layer without bytes") +
+          (means ? ", means" : "");
+      test_layer(dev, name.c_str(), l, {64, 640, 65, 64, 64, 3000, 4096}, 200, 4.0f, 8, seed);
+    }
 }
 
 static void test_all(lk_cuda_device *dev, uint64_t seed) {
@@ -383,6 +400,7 @@ static void test_all(lk_cuda_device *dev, uint64_t seed) {
   test_layer(dev, "where chunks grow", longest, {65472, 65473, 66100, 3000}, 3300, 8.0f, 2, &seed);
   longest.means.for_pruned = longest.means.for_empty = true;
   test_layer(dev, "131,072 tokens, means", longest, {131072, 40000}, 5200, 8.0f, 4, &seed);
+  test_nothing_left(dev, &seed);
   /* 20,000 pages of 256 KB: products beyond 2^32. */
   test_layer(dev, "arena of 5 GB",
              make_layer(32, 8, 128, {128, 128, 96, 128, 128, 64, 128, 128}, &seed), {5000, 3000},
@@ -398,6 +416,7 @@ static void test_quick(lk_cuda_device *dev, uint64_t seed) {
     l.is_f16 = true;
     test_layer(dev, "quick, means, f16", l, {1, 65, 897, 1100, 3000}, 120, 4.0f, 8, &seed);
   }
+  test_nothing_left(dev, &seed);
 }
 
 int main(int argc, char **argv) {

@@ -686,7 +686,7 @@ static void attend_head(const attend_args *j, const lk_cuda_group *g, size_t row
   const float *values = weight > 0 ? g->mean + j->means.offset + (h / per * 2 + 1) * d : NULL;
   sum += weight * (double)g->n_middle;
   for (size_t c = 0; values && c < d; c++) out[c] += weight * (double)values[c];
-  for (size_t c = 0; c < d; c++) j->out[at + c] = (float)(out[c] / sum);
+  for (size_t c = 0; c < d; c++) j->out[at + c] = sum > 0 ? (float)(out[c] / sum) : 0;
 }
 
 static void run_attend(const void *args) {

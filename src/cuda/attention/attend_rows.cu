@@ -344,7 +344,7 @@ static __device__ __forceinline__ void see_mean(const tile &t, float scale, rows
     }
 }
 
-/* out = o / sum. */
+/* out = o / sum; with no key at all, 0. */
 template <int D>
 static __device__ __forceinline__ void store_rows(const lk_cuda_attend_rows &job, const tile &t,
                                                   const rows_state<D> &state) {
@@ -358,7 +358,7 @@ static __device__ __forceinline__ void store_rows(const lk_cuda_attend_rows &job
       sum += __shfl_xor_sync(full_warp, sum, 2);
       const uint32_t row = warp_row + i * 16 + half * 8 + lane / 4, token = row / t.per;
       if (token >= t.n_tokens) continue;
-      const float factor = 1.0f / sum;
+      const float factor = sum == 0.0f ? 0.0f : 1.0f / sum;
       float *out = job.out +
                    ((t.first_row + token) * job.view.n_heads + t.h * t.per + row % t.per) * D +
                    2 * (lane % 4);

@@ -142,6 +142,9 @@ static __device__ void lk_deal(const lk_cuda_decode *job, uint32_t block, uint32
                              from - (wide * a->wide_before + lean * a->lean_before));
   *end = lk_place_in_group(view, job->groups, n_to - 1,
                            to - (wide * b->wide_before + lean * b->lean_before));
+  /* Of groups that begin at the same byte, all but the last without any, the last was found: those
+   * before the first byte are the first block's, for the sake of their heads' means. */
+  if (block == 0) *begin = lk_place{0, 0, 0};
   if (block + 1 == n_blocks) *end = lk_place{n_groups, 0, 0};
 }
 

@@ -652,7 +652,9 @@ static __global__ void __launch_bounds__(MAX_MERGE_THREADS)
   if (lane != 0) return;
   if (empty_head && job.mean_logits != NULL) merge_mean(&job, group, hq, head, channel, &total);
   float2 *out = (float2 *)(job.out + ((size_t)group * job.view.n_heads + hq) * D + channel);
-  *out = make_float2(total.o.x / total.l, total.o.y / total.l);
+  /* With no key at all, 0. */
+  const float l = total.l == 0.0f ? 1.0f : total.l;
+  *out = make_float2(total.o.x / l, total.o.y / l);
 }
 
 /* ---- launching ---- */
