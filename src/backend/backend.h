@@ -223,8 +223,8 @@ typedef struct lk_backend_ops {
   void (*sum_rows)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
                    const lk_rows *rows);
   /* out[N][Hq][D] = attention of q[N][Hq][D] (not scaled) over the pages of groups first .. first +
-   * n - 1 of the rows. few: each group is one row; partials per fixed chunk of pages, merged in
-   * order; at most as many rows as the backend was opened for. */
+   * n - 1 of the rows; 0 where no key is seen. few: each group is one row; partials per fixed chunk
+   * of pages, merged in order; at most as many rows as the backend was opened for. */
   leank_status (*attend)(lk_backend *be, lk_linear_kind kind, const lk_attn_shape *shape,
                          const lk_layer_view *view, const lk_rows *rows, size_t first, size_t n,
                          const float *q, float *out, leank_error *err);
