@@ -364,9 +364,9 @@ static bool within(const errors *e) {
          e->directions < tolerance;
 }
 
-static int n_disagree(leank_loss loss) {
+static int n_disagree(leank_loss loss, size_t every) {
   int n_failed = 0;
-  for (size_t i = 0; i < N_CASES; i++) {
+  for (size_t i = 0; i < N_CASES; i += every) {
     subject s;
     subject_open(&s, &cases[i], loss);
     const errors e = errors_of(&s, N_ENTRIES);
@@ -381,17 +381,17 @@ static int n_disagree(leank_loss loss) {
 
 static void hidden_agrees_with_float64(void **state) {
   (void)state;
-  assert_int_equal(n_disagree(LEANK_LOSS_HIDDEN), 0);
+  assert_int_equal(n_disagree(LEANK_LOSS_HIDDEN, 1), 0);
 }
 
 static void logits_agree_with_float64(void **state) {
   (void)state;
-  assert_int_equal(n_disagree(LEANK_LOSS_LOGITS), 0);
+  assert_int_equal(n_disagree(LEANK_LOSS_LOGITS, 1), 0);
 }
 
 static void both_agree_with_float64(void **state) {
   (void)state;
-  assert_int_equal(n_disagree(LEANK_LOSS_BOTH), 0);
+  assert_int_equal(n_disagree(LEANK_LOSS_BOTH, 4), 0); /* the two above, added */
 }
 
 /* ---- what would be noticed ---- */
