@@ -8,7 +8,6 @@
 #include "learn/dataset_file.h"
 #include "learn/dataset_fit.h"
 #include "learn/dataset_prompt.h"
-#include "learn/dataset_prompt.h"
 #include "learn/dataset_random.h"
 #include "learn/dataset_tasks.h"
 

@@ -117,10 +117,10 @@ static void row_item(void *ctx, size_t row, size_t thread) {
   job->kl[row] = kl;
 }
 
-/* host_dhidden = the dense hidden states of the pass's rows. */
+/* host = the dense hidden states of the pass's rows. */
 static void gather_full(lk_distiller *d, const lk_answer_pass *pass) {
   const size_t hidden = d->model->info.hidden;
-  float *to = d->host_dhidden;
+  float *to = d->host;
   for (size_t i = 0; i < pass->n_answers; to += pass->answers[i++]->n_rows * hidden)
     memcpy(to, pass->answers[i]->hidden, pass->answers[i]->n_rows * hidden * sizeof(float));
 }
@@ -142,8 +142,7 @@ static leank_status of_some_logits(lk_distiller *d, const lk_answer_pass *pass, 
   const leank_model_info *m = &d->model->info;
   const lk_backend_ops *ops = d->backend->ops;
   row_job job = {d->host_full, d->host_seen, m->n_vocab, pass->n_rows, {0}};
-  ops->upload(d->backend, d->full_rows, d->host_dhidden + row * m->hidden,
-              n * m->hidden * sizeof(float));
+  ops->upload(d->backend, d->full_rows, d->host + row * m->hidden, n * m->hidden * sizeof(float));
   LK_TRY(logits_of(d, d->full_rows, n, d->full, d->host_full, err));
   LK_TRY(logits_of(d, pass->forward.norm + row * m->hidden, n, d->seen, d->host_seen, err));
   lk_parallel_for(d->team, n, row_item, &job);

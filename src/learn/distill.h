@@ -17,7 +17,7 @@ typedef struct lk_distiller {
   leank_loss loss;
   double scale;               /* of hidden: the squares are divided by it */
   float *dhidden;             /* [max_rows][hidden] backend: the gradient */
-  float *host, *host_dhidden; /* [max_rows][hidden] */
+  float *host, *host_dhidden; /* [max_rows][hidden]: hidden states; the gradient */
   /* logits only */
   lk_team *team;
   float *full_rows;             /* [ROWS][hidden] backend: dense hidden states */
