@@ -69,7 +69,7 @@ struct bench_state {
   unsigned char *arena;
   size_t arena_bytes;
   double read_gbs;
-  float *q, *out;
+  float *q, *out, *sums, *mean_logits;
   void *scratch;
   size_t n_sequences, n_tokens;
 };
@@ -83,14 +83,20 @@ static double layer_bytes(const layer &l, size_t n_sequences, size_t n_tokens) {
          (middle * lean + ((double)n_tokens - middle) * l.n_kv_heads * 4 * l.head_dim);
 }
 
-/* ms of one layer. */
-static double bench_layer(const bench_state *s, const layer &l) {
+enum { MAX_LAUNCHES = 24, MAX_SEQS = 64, MAX_MEAN = 8 * 2 * 128, MAX_TOKENS = 131072 };
+
+/* ms of one layer; with what a mask with means adds. */
+static double bench_layer(const bench_state *s, const layer &l, bool means) {
   const size_t n_pages = (s->n_tokens + LK_CUDA_P - 1) / LK_CUDA_P;
   const double bytes = layer_bytes(l, s->n_sequences, s->n_tokens);
-  const size_t n_launches = (size_t)std::min(24.0, std::max(2.0, 6e9 / bytes));
+  const size_t n_launches = (size_t)std::min((double)MAX_LAUNCHES, std::max(2.0, 6e9 / bytes));
   std::vector<uint16_t> channels((size_t)l.n_kv_heads * l.head_dim, 0);
-  for (uint32_t h = 0; h < l.n_kv_heads; h++)
-    std::copy(l.channels[h].begin(), l.channels[h].end(), &channels[(size_t)h * l.head_dim]);
+  for (uint32_t h = 0; h < l.n_kv_heads; h++) {
+    uint16_t *to =
+        std::copy(l.channels[h].begin(), l.channels[h].end(), &channels[(size_t)h * l.head_dim]);
+    for (uint16_t c = 0; c < l.head_dim; c++)
+      if (!std::binary_search(l.channels[h].begin(), l.channels[h].end(), c)) *to++ = c;
+  }
   lk_cuda_view view = {{s->arena, s->arena},
                        {l.wide_bytes, l.lean_bytes},
                        NULL,
@@ -120,6 +126,7 @@ static double bench_layer(const bench_state *s, const layer &l) {
         entries.push_back({(uint32_t)next[lean], (uint32_t)lean});
       }
       add_group(l, s->n_tokens, entries.data(), &b);
+      b.groups.back().mean = s->sums + g * MAX_LAUNCHES * MAX_MEAN;
     }
     end_groups(&b);
     lk_cuda_decode job = {};
@@ -132,6 +139,9 @@ static double bench_layer(const bench_state *s, const layer &l) {
     job.scratch = s->scratch;
     job.max_pages = (uint32_t)n_pages;
     job.settled = true;
+    job.means.for_pruned = job.means.for_empty = means;
+    job.means.offset = i * MAX_MEAN;
+    if (means) job.mean_logits = s->mean_logits;
     jobs.push_back(job);
     garbage.push_back((void *)job.groups);
     garbage.push_back((void *)job.tables);
@@ -165,30 +175,35 @@ static std::vector<std::vector<uint32_t>> read_counts(const char *path, uint32_t
   return layers;
 }
 
-/* A line a shape: dense, then the mean of the mask's layers; with the least and greatest share. */
+/* A line a shape: dense, then the mean of the mask's layers, with the least and greatest share, and
+ * that with means. */
 static void bench_shape(bench_state *s, uint32_t n_heads, uint32_t n_kv_heads,
                         const std::vector<std::vector<uint32_t>> &counts, uint64_t *seed) {
   layer dense = make_layer(n_heads, n_kv_heads, 128, std::vector<uint32_t>(n_kv_heads, 128), seed);
   dense.n_recent = (size_t)1 << 40;
-  const double dense_ms = bench_layer(s, dense);
+  const double dense_ms = bench_layer(s, dense, false);
   const double dense_bytes = layer_bytes(dense, s->n_sequences, s->n_tokens);
   printf("%3zu x %6zu  dense %8.4f ms %6.0f GB/s %5.1f %%", s->n_sequences, s->n_tokens, dense_ms,
          dense_bytes / dense_ms / 1e6, 100 * dense_bytes / dense_ms / 1e6 / s->read_gbs);
-  double ms = 0, bytes = 0, least = 1e9, most = 0;
+  double ms = 0, with_means = 0, bytes = 0, least = 1e9, most = 0;
   for (const std::vector<uint32_t> &kept : counts) {
     const layer l = make_layer(n_heads, n_kv_heads, 128, kept, seed);
-    const double t = bench_layer(s, l), n = layer_bytes(l, s->n_sequences, s->n_tokens);
+    const double t = bench_layer(s, l, false), n = layer_bytes(l, s->n_sequences, s->n_tokens);
     ms += t;
+    with_means += bench_layer(s, l, true);
     bytes += n;
     least = std::min(least, n / t / 1e6);
     most = std::max(most, n / t / 1e6);
   }
   if (!counts.empty()) {
     ms /= (double)counts.size();
+    with_means /= (double)counts.size();
     bytes /= (double)counts.size();
-    printf("   LeanK %8.4f ms %6.0f GB/s %5.1f %% (%.0f .. %.0f)  dense/LeanK %.3f, bytes %.3f", ms,
-           bytes / ms / 1e6, 100 * bytes / ms / 1e6 / s->read_gbs, least, most, dense_ms / ms,
-           dense_bytes / bytes);
+    printf(
+        "   LeanK %8.4f ms %6.0f GB/s %5.1f %% (%.0f .. %.0f)  dense/LeanK %.3f, bytes %.3f   with "
+        "means %8.4f ms",
+        ms, bytes / ms / 1e6, 100 * bytes / ms / 1e6 / s->read_gbs, least, most, dense_ms / ms,
+        dense_bytes / bytes, with_means);
   }
   printf("\n");
   fflush(stdout);
@@ -198,7 +213,6 @@ static int bench(lk_cuda_device *dev, const char *counts_path) {
   const struct {
     size_t n, tokens;
   } shapes[] = {{64, 32768}, {8, 32768}, {1, 131072}, {1, 32768}, {64, 8192}, {64, 4096}, {1, 1}};
-  enum { MAX_SEQS = 64, MAX_TOKENS = 131072 };
   bench_state s = {dev};
   uint64_t seed = 1;
   s.arena_bytes = (size_t)24 << 30;
@@ -211,6 +225,10 @@ static int bench(lk_cuda_device *dev, const char *counts_path) {
   for (auto &x : q) x = fixture_uniform(&seed);
   s.q = fixture_to_device(q.data(), q.size());
   CUDA_OK(cudaMalloc(&s.out, q.size() * sizeof(float)));
+  CUDA_OK(cudaMalloc(&s.mean_logits, (size_t)MAX_SEQS * 32 * sizeof(float)));
+  std::vector<float> sums((size_t)MAX_SEQS * MAX_LAUNCHES * MAX_MEAN);
+  for (auto &x : sums) x = fixture_uniform(&seed);
+  s.sums = fixture_to_device(sums.data(), sums.size());
   s.read_gbs = read_bandwidth(dev, s.arena, (size_t)8 << 30);
   printf("read bandwidth %.0f GB/s\n", s.read_gbs);
   const bool qwen = counts_path && strstr(counts_path, "qwen");

@@ -117,8 +117,8 @@ static void oracle(const layer &l, const sequence &s, uint32_t hq, std::vector<d
   std::vector<double> size(D, 0);
   out->assign(D, 0);
   for (size_t j = 0; j < s.n_tokens; j++) {
+    if (x[j] == -INFINITY) continue; /* not seen; nor may any other be */
     const double p = std::exp(x[j] - largest);
-    if (p == 0) continue;
     const uint16_t *v = &s.v[(j * l.n_kv_heads + h) * D];
     total += p;
     for (uint32_t c = 0; c < D; c++) {

@@ -313,7 +313,9 @@ template <int D> static __device__ void find_mean_logits(const lk_cuda_attend_ro
     if (token < t->n_tokens) {
       const float *q =
           job.q + ((t->first_row + token) * job.view.n_heads + t->h * t->per + row % t->per) * D;
-      logit = lk_mean_logit(q, t->sums, channels, n_kept, D, t->n_means);
+      lk_mean_terms<D, 1> terms;
+      lk_mean_ask<D, 1>(&terms, q, D, 1, t->sums, channels, n_kept);
+      lk_mean_logits<D, 1>(&terms, t->n_means, &logit);
     }
     if (threadIdx.x % 32 == 0) t->mean_logits[row] = logit;
   }

@@ -58,12 +58,20 @@ static __device__ __forceinline__ bool lk_node_in_middle(const lk_pages *p, uint
   *next = (p->middle_end >> p->chunk_shift) / NODE_CHUNKS;
   return lk_chunk_begin(p, node * NODE_CHUNKS) >= p->middle && node < *next;
 }
-/* Bytes of a head's segment in a lean page: 0 where it keeps no channel. */
-static __device__ __forceinline__ uint32_t lk_lean_segment(uint32_t n_padded, uint32_t head_dim) {
-  return n_padded == 0 ? 0 : LK_CUDA_P * 2 * (n_padded + head_dim);
-}
 static __host__ __device__ __forceinline__ uint32_t lk_wide_segment(uint32_t head_dim) {
   return LK_CUDA_P * 4 * head_dim;
+}
+
+/* Work is counted in units of bytes that every segment is a multiple of, so that 32 bits are enough
+ * for all that a device can hold. */
+enum { UNIT = LK_CUDA_P * 2 * LK_CUDA_GRANULE };
+
+static __device__ __forceinline__ uint32_t lk_wide_units(uint32_t head_dim) {
+  return lk_wide_segment(head_dim) / UNIT;
+}
+/* Of a head's segment in a lean page: 0 where it keeps no channel. */
+static __device__ __forceinline__ uint32_t lk_lean_units(uint32_t n_padded, uint32_t head_dim) {
+  return n_padded == 0 ? 0 : (n_padded + head_dim) / LK_CUDA_GRANULE;
 }
 
 /* A chunk of a kv head of a sequence. */
@@ -71,81 +79,89 @@ typedef struct lk_place {
   uint32_t group, head, chunk;
 } lk_place;
 
-/* Bytes of a head's pages before `page`. */
-static __device__ __forceinline__ uint64_t lk_bytes_before(const lk_pages *p, uint32_t page,
-                                                           uint32_t wide, uint32_t lean) {
-  const uint32_t n_lean = min(max(page, p->middle), p->middle_end) - p->middle;
-  return (uint64_t)(page - n_lean) * wide + (uint64_t)n_lean * lean;
+static __device__ __forceinline__ uint32_t lk_ceil_div(uint32_t a, uint32_t b) {
+  return (a + b - 1) / b;
 }
 
-/* The first chunk of the head with at least `bytes` before it; n_chunks where there is none. */
-static __device__ uint32_t lk_chunk_at(const lk_pages *p, uint64_t bytes, uint32_t wide,
-                                       uint32_t lean) {
-  uint32_t low = 0, high = lk_n_chunks(p);
-  while (low < high) {
-    const uint32_t mid = (low + high) / 2;
-    if (lk_bytes_before(p, lk_chunk_begin(p, mid), wide, lean) < bytes)
-      low = mid + 1;
-    else
-      high = mid;
-  }
-  return low;
+/* The first chunk with at least `units` of the head's before it; n_chunks where there is none. */
+static __device__ __forceinline__ uint32_t lk_chunk_at(const lk_pages *p, uint32_t units,
+                                                       uint32_t wide, uint32_t lean) {
+  const uint32_t sink = p->middle * wide, middle = (p->middle_end - p->middle) * lean;
+  uint32_t page;
+  if (units <= sink)
+    page = lk_ceil_div(units, wide);
+  else if (units <= sink + middle)
+    page = p->middle + lk_ceil_div(units - sink, lean);
+  else
+    page = p->middle_end + lk_ceil_div(units - sink - middle, wide);
+  return (page + lk_chunk_begin(p, 1) - 1) >> p->chunk_shift;
 }
 
-/* The first chunk with at least `bytes` before it, which begins in `group`: `bytes` counted from
- * the beginning of the group. */
+/* The first chunk with at least `units` before it, counted from the beginning of `group`, where it
+ * begins. For a whole warp: a lane takes a head. */
 static __device__ lk_place lk_place_in_group(const lk_cuda_view *view, const lk_cuda_group *groups,
-                                             uint32_t group, uint64_t bytes) {
+                                             uint32_t group, uint32_t units) {
+  const uint32_t lane = threadIdx.x % 32, wide = lk_wide_units(view->head_dim);
   const lk_pages p = lk_pages_of_group(&groups[group]);
-  const uint32_t wide = lk_wide_segment(view->head_dim);
-  for (uint32_t h = 0; h < view->n_kv_heads; h++) {
-    const uint32_t lean = lk_lean_segment(view->heads[h].n_padded, view->head_dim);
-    const uint64_t of_head = lk_bytes_before(&p, p.n, wide, lean);
-    if (bytes < of_head || bytes == 0) {
-      const uint32_t chunk = lk_chunk_at(&p, bytes, wide, lean);
-      if (chunk < lk_n_chunks(&p)) return lk_place{group, h, chunk};
-      bytes = of_head;
+  const uint32_t n_lean = p.middle_end - p.middle;
+  uint32_t before = 0;
+  for (uint32_t h0 = 0; h0 < view->n_kv_heads; h0 += 32) {
+    const bool is_head = h0 + lane < view->n_kv_heads;
+    const uint32_t lean =
+        is_head ? lk_lean_units(view->heads[h0 + lane].n_padded, view->head_dim) : 0;
+    const uint32_t own = is_head ? (p.n - n_lean) * wide + n_lean * lean : 0;
+    uint32_t end = own;
+    for (uint32_t d = 1; d < 32; d *= 2) {
+      const uint32_t below = __shfl_up_sync(0xffffffffu, end, d);
+      if (lane >= d) end += below;
     }
-    bytes -= of_head;
+    const uint32_t begin = before + end - own;
+    const bool is_here = is_head && units >= begin && (units == begin || units - begin < own);
+    const uint32_t here = __ballot_sync(0xffffffffu, is_here);
+    if (here) {
+      const uint32_t first = (uint32_t)__ffs((int)here) - 1, h = h0 + first;
+      const uint32_t chunk = lk_chunk_at(&p, units - __shfl_sync(0xffffffffu, begin, first), wide,
+                                         __shfl_sync(0xffffffffu, lean, first));
+      if (chunk < lk_n_chunks(&p)) return lk_place{group, h, chunk};
+      if (h + 1 < view->n_kv_heads) return lk_place{group, h + 1, 0};
+      break;
+    }
+    before += __shfl_sync(0xffffffffu, end, 31);
   }
   return lk_place{group + 1, 0, 0};
 }
 
-/* Where the shares of blocks `block` and block + 1 begin. Called by all threads of a block. */
-static __device__ void lk_deal(const lk_cuda_decode *job, uint32_t block, uint32_t n_blocks,
-                               lk_place *begin, lk_place *end) {
+/* Where the share of block `block` begins, which is where that of the one before ends; block up to
+ * n_blocks. For a whole warp. */
+static __device__ lk_place lk_share_begin(const lk_cuda_decode *job, uint32_t block,
+                                          uint32_t n_blocks) {
   const lk_cuda_view *view = &job->view;
-  const uint32_t n_groups = job->n_groups;
-  /* Of all heads. Lanes ask for one each: one after another would wait for memory as often. */
-  const uint64_t wide = (uint64_t)view->n_kv_heads * lk_wide_segment(view->head_dim);
-  uint64_t lean = 0;
-  for (uint32_t h = threadIdx.x % 32; h < view->n_kv_heads; h += 32)
-    lean += lk_lean_segment(view->heads[h].n_padded, view->head_dim);
+  const lk_cuda_group *groups = job->groups;
+  const uint32_t n_groups = job->n_groups, lane = threadIdx.x % 32;
+  /* Groups that begin at the same unit: all but the last have nothing, and the last would be found.
+   * Those before the first unit are the first block's, for the sake of their heads' means. */
+  if (block == 0) return lk_place{0, 0, 0};
+  if (block == n_blocks) return lk_place{n_groups, 0, 0};
+  uint32_t lean = 0; /* of all heads */
+  for (uint32_t h = lane; h < view->n_kv_heads; h += 32)
+    lean += lk_lean_units(view->heads[h].n_padded, view->head_dim);
   for (int across = 16; across > 0; across /= 2) lean += __shfl_xor_sync(0xffffffffu, lean, across);
-  const lk_cuda_group *last = &job->groups[n_groups];
-  const uint64_t total = wide * last->wide_before + lean * last->lean_before;
-  /* Shares in units that cannot overflow: total / n_blocks and the rest spread evenly. */
-  const uint64_t share = total / n_blocks, rest = total % n_blocks;
-  const uint64_t from = share * block + rest * block / n_blocks;
-  const uint64_t to = share * (block + 1) + rest * (block + 1) / n_blocks;
-  uint32_t n_from = 0, n_to = 0; /* groups that begin at or before */
-  for (uint32_t g0 = 0; g0 < n_groups; g0 += blockDim.x) {
-    const uint32_t g = g0 + threadIdx.x;
-    uint64_t before = ~(uint64_t)0;
-    if (g < n_groups)
-      before = wide * job->groups[g].wide_before + lean * job->groups[g].lean_before;
-    n_from += __syncthreads_count(before <= from);
-    n_to += __syncthreads_count(before <= to);
+  const uint32_t wide = view->n_kv_heads * lk_wide_units(view->head_dim);
+  const uint32_t total =
+      wide * (uint32_t)groups[n_groups].wide_before + lean * (uint32_t)groups[n_groups].lean_before;
+  /* total * block / n_blocks, without overflow. */
+  const uint32_t from = total / n_blocks * block + total % n_blocks * block / n_blocks;
+  uint32_t n_from = 0, begin = 0; /* groups that begin at or before; where the last of them does */
+  for (uint32_t g0 = 0; g0 < n_groups; g0 += 32) {
+    const uint32_t g = min(g0 + lane, n_groups);
+    const uint32_t before =
+        wide * (uint32_t)groups[g].wide_before + lean * (uint32_t)groups[g].lean_before;
+    const uint32_t found = __ballot_sync(0xffffffffu, g < n_groups && before <= from);
+    if (!found) break;
+    n_from += __popc(found);
+    begin = __shfl_sync(0xffffffffu, before, 31 - __clz((int)found));
   }
-  const lk_cuda_group *a = &job->groups[n_from - 1], *b = &job->groups[n_to - 1];
-  *begin = lk_place_in_group(view, job->groups, n_from - 1,
-                             from - (wide * a->wide_before + lean * a->lean_before));
-  *end = lk_place_in_group(view, job->groups, n_to - 1,
-                           to - (wide * b->wide_before + lean * b->lean_before));
-  /* Of groups that begin at the same byte, all but the last without any, the last was found: those
-   * before the first byte are the first block's, for the sake of their heads' means. */
-  if (block == 0) *begin = lk_place{0, 0, 0};
-  if (block + 1 == n_blocks) *end = lk_place{n_groups, 0, 0};
+  return lk_place_in_group(view, groups, n_from - 1, from - begin);
 }
 
 /* ---- partials ---- */

@@ -34,6 +34,7 @@ template <int D> struct decode_shared {
   float m[N_CONSUMER_WARPS][LK_CUDA_MAX_GROUP], l[N_CONSUMER_WARPS][LK_CUDA_MAX_GROUP];
   uint16_t q_wide[LK_CUDA_MAX_GROUP][D + 8], q_lean[LK_CUDA_MAX_GROUP][D + 8];
   float lean_bias[LK_CUDA_MAX_GROUP]; /* the mean's part of lean logits */
+  lk_place share[2];                  /* where the block's work begins and ends */
   uint64_t full[MAX_SLOTS], empty[MAX_SLOTS];
 };
 
@@ -190,43 +191,76 @@ template <int D> static __device__ __forceinline__ void sums_clear(warp_sums<D> 
     for (int i = 0; i < 4; i++) s->o[t][i] = 0.0f;
 }
 
-/* The group's query rows as elements: all channels, and those that the head keeps, zeros behind
- * them. */
-template <int D>
-static __device__ void load_queries(const lk_cuda_decode *job, const head_work *w,
-                                    decode_shared<D> *sh) {
-  const uint32_t group_size = job->view.n_heads / job->view.n_kv_heads;
-  const float *q = job->q + ((size_t)w->group * job->view.n_heads + w->head * group_size) * D;
-  const uint16_t *channels = job->view.channels + (size_t)w->head * D;
-  const uint32_t n_kept = job->view.heads[w->head].n_kept;
-  for (uint32_t i = threadIdx.x; i < LK_CUDA_MAX_GROUP * D; i += N_CONSUMERS) {
-    const uint32_t h = i / D, c = i % D;
-    sh->q_wide[h][c] = lk_to_element(h < group_size ? q[h * D + c] : 0.0f);
-    const bool kept = h < group_size && c < n_kept;
-    sh->q_lean[h][c] = lk_to_element(kept ? q[h * D + channels[c]] : 0.0f);
-  }
+/* A thread's share of a group's rows of D: element i is channel (threadIdx % D) of head
+ * i * (N_CONSUMERS / D) + threadIdx / D. */
+template <int D> struct thread_rows {
+  enum { N = LK_CUDA_MAX_GROUP * D / N_CONSUMERS, HEADS = N_CONSUMERS / D };
+};
+template <int D> static __device__ __forceinline__ uint32_t part_head(int i) {
+  return i * thread_rows<D>::HEADS + threadIdx.x / D;
 }
 
-/* What the mean adds to logits of lean pages, in units of exponents of 2: 0 where none stands in.
- * For a head without lean pages it is the mean's own logit, -inf where there is none; the block
- * that has the head's first chunk keeps it for the merge. */
+/* The group's query rows as elements: all channels, and, where lean pages are seen, those that the
+ * head keeps, zeros behind them. */
 template <int D>
-static __device__ void load_bias(const lk_cuda_decode *job, const head_work *w, float scale,
+static __device__ __forceinline__ void load_queries(const float *q, uint32_t group_size,
+                                                    const uint16_t *channels, uint32_t n_kept,
+                                                    bool sees_lean, decode_shared<D> *sh) {
+  enum { N = thread_rows<D>::N };
+  const uint32_t c = threadIdx.x % D, kept = sees_lean ? channels[c] : 0;
+  float wide[N], lean[N];
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+    const uint32_t h = part_head<D>(i);
+    wide[i] = h < group_size ? q[h * D + c] : 0.0f;
+    lean[i] = h < group_size && sees_lean && c < n_kept ? q[h * D + kept] : 0.0f;
+  }
+#pragma unroll
+  for (int i = 0; i < N; i++) sh->q_wide[part_head<D>(i)][c] = lk_to_element(wide[i]);
+  if (!sees_lean) return;
+#pragma unroll
+  for (int i = 0; i < N; i++) sh->q_lean[part_head<D>(i)][c] = lk_to_element(lean[i]);
+}
+
+/* Whether the block has lean pages of the head. */
+static __device__ __forceinline__ bool sees_lean(const head_work *w) {
+  return w->n_padded > 0 && lk_chunk_begin(&w->pages, w->chunk) < w->pages.middle_end &&
+         lk_chunk_begin(&w->pages, w->chunk_end) > w->pages.middle;
+}
+
+/* A head's queries, and what the mean adds to logits of lean pages, in units of exponents of 2: 0
+ * where none stands in. For a head without lean pages it is the mean's own logit, -inf where there
+ * is none; the block that has the head's first chunk keeps it for the merge. */
+template <int D>
+static __device__ void load_head(const lk_cuda_decode *job, const head_work *w, float scale,
                                  decode_shared<D> *sh) {
+  enum { N_EACH = LK_CUDA_MAX_GROUP / N_CONSUMER_WARPS }; /* query heads of a warp */
   const uint32_t group_size = job->view.n_heads / job->view.n_kv_heads, warp = threadIdx.x / 32;
   const uint32_t n_kept = job->view.heads[w->head].n_kept;
   const size_t first = (size_t)w->group * job->view.n_heads + w->head * group_size;
-  const float *sums = lk_mean_sums(&job->means, &job->groups[w->group], w->head, n_kept, D);
-  for (uint32_t h = warp; h < LK_CUDA_MAX_GROUP; h += N_CONSUMER_WARPS) {
+  const float *q = job->q + first * D;
+  const uint16_t *channels = job->view.channels + (size_t)w->head * D;
+  const lk_cuda_group *group = &job->groups[w->group];
+  const bool lean = sees_lean(w);
+  const bool wants_mean = n_kept == 0 ? w->chunk == 0 : lean;
+  const float *sums = wants_mean ? lk_mean_sums(&job->means, group, w->head, n_kept, D) : NULL;
+  const uint32_t n_rows =
+      warp < group_size ? (group_size - warp + N_CONSUMER_WARPS - 1) / N_CONSUMER_WARPS : 0;
+  lk_mean_terms<D, N_EACH> terms;
+  if (sums)
+    lk_mean_ask<D, N_EACH>(&terms, q + warp * D, N_CONSUMER_WARPS * D, n_rows, sums, channels,
+                           n_kept);
+  load_queries<D>(q, group_size, channels, n_kept, lean, sh);
+  float logits[N_EACH];
+  if (sums) lk_mean_logits<D, N_EACH>(&terms, group->n_middle, logits);
+  if (threadIdx.x % 32 != 0) return;
+#pragma unroll
+  for (uint32_t r = 0; r < N_EACH; r++) {
+    const uint32_t h = warp + r * N_CONSUMER_WARPS;
     float logit = n_kept > 0 ? 0.0f : -INFINITY;
-    if (sums && h < group_size)
-      logit =
-          lk_mean_logit(job->q + (first + h) * D, sums, job->view.channels + (size_t)w->head * D,
-                        n_kept, D, job->groups[w->group].n_middle) *
-          scale;
-    if (threadIdx.x % 32 != 0) continue;
+    if (sums && r < n_rows) logit = logits[r] * scale;
     sh->lean_bias[h] = logit;
-    if (n_kept == 0 && w->chunk == 0 && h < group_size && job->mean_logits != NULL)
+    if (n_kept == 0 && w->chunk == 0 && r < n_rows && job->mean_logits != NULL)
       job->mean_logits[first + h] = logit;
   }
 }
@@ -351,16 +385,10 @@ static __device__ bool consume_chunk(const head_work *w, uint32_t chunk, float s
   return any;
 }
 
-/* A thread's share of a partial: element i is channel (threadIdx % D) of head
- * i * (N_CONSUMERS / D) + threadIdx / D. */
+/* A thread's share of a partial. */
 template <int D> struct thread_part {
-  enum { N = LK_CUDA_MAX_GROUP * D / N_CONSUMERS, HEADS = N_CONSUMERS / D };
-  float m[N], l[N], o[N];
+  float m[thread_rows<D>::N], l[thread_rows<D>::N], o[thread_rows<D>::N];
 };
-
-template <int D> static __device__ __forceinline__ uint32_t part_head(int i) {
-  return i * thread_part<D>::HEADS + threadIdx.x / D;
-}
 
 /* Sums the warps' shares of a chunk. */
 template <int D>
@@ -376,7 +404,7 @@ static __device__ void sum_warps(warp_sums<D> *sums, uint32_t group_size, decode
       sh->l[warp][lane * 2 + i] = sums->l[i];
     }
   }
-  enum { PER_ROUND = MERGE_HEADS / thread_part<D>::HEADS };
+  enum { PER_ROUND = MERGE_HEADS / thread_rows<D>::HEADS };
 #pragma unroll
   for (int round = 0; round < LK_CUDA_MAX_GROUP / MERGE_HEADS; round++) {
     if (round * MERGE_HEADS >= (int)group_size) break;
@@ -409,7 +437,7 @@ static __device__ void sum_warps(warp_sums<D> *sums, uint32_t group_size, decode
 
 template <int D> static __device__ __forceinline__ void part_clear(thread_part<D> *p) {
 #pragma unroll
-  for (int i = 0; i < thread_part<D>::N; i++) {
+  for (int i = 0; i < thread_rows<D>::N; i++) {
     p->m[i] = -INFINITY;
     p->l[i] = p->o[i] = 0.0f;
   }
@@ -417,7 +445,7 @@ template <int D> static __device__ __forceinline__ void part_clear(thread_part<D
 template <int D>
 static __device__ __forceinline__ void part_fold(thread_part<D> *p, const thread_part<D> *q) {
 #pragma unroll
-  for (int i = 0; i < thread_part<D>::N; i++) {
+  for (int i = 0; i < thread_rows<D>::N; i++) {
     float a, b;
     lk_fold_factors(&p->m[i], q->m[i], &a, &b);
     p->l[i] = lk_folded(p->l[i], a, q->l[i], b);
@@ -429,7 +457,7 @@ static __device__ void part_store(const thread_part<D> *p, uint32_t group_size, 
                                   float *to) {
   float *tail = to + (size_t)group_size * D;
 #pragma unroll
-  for (int i = 0; i < thread_part<D>::N; i++) {
+  for (int i = 0; i < thread_rows<D>::N; i++) {
     const uint32_t h = part_head<D>(i);
     if (h >= group_size) continue;
     to[h * D + threadIdx.x % D] = p->o[i];
@@ -447,8 +475,7 @@ static __device__ void consume_head(const lk_cuda_decode *job, const head_work *
                                     ring_place *place) {
   const uint32_t group_size = job->view.n_heads / job->view.n_kv_heads;
   const uint32_t n_chunks = lk_n_chunks(&w->pages);
-  load_queries<D>(job, w, sh);
-  load_bias<D>(job, w, scale, sh);
+  load_head<D>(job, w, scale, sh);
   consumers_meet();
   for (uint32_t node = w->chunk / NODE_CHUNKS; node * NODE_CHUNKS < w->chunk_end; node++) {
     uint32_t next;
@@ -488,7 +515,6 @@ static __global__ void __launch_bounds__(N_THREADS, 2)
   extern __shared__ __align__(128) unsigned char memory[];
   decode_shared<D> *sh = (decode_shared<D> *)memory;
   unsigned char *ring = memory + ring_offset<D>::N_BYTES;
-  lk_place begin, end;
   if (threadIdx.x == 0) {
     for (uint32_t i = 0; i < n_slots; i++) {
 #if __CUDA_ARCH__ >= 900
@@ -503,8 +529,12 @@ static __global__ void __launch_bounds__(N_THREADS, 2)
 #endif
   }
   lk_dependents_launch();
-  lk_deal(&job, blockIdx.x, gridDim.x, &begin, &end);
+  if (threadIdx.x / 32 < 2) {
+    const lk_place place = lk_share_begin(&job, blockIdx.x + threadIdx.x / 32, gridDim.x);
+    if (threadIdx.x % 32 == 0) sh->share[threadIdx.x / 32] = place;
+  }
   __syncthreads();
+  const lk_place begin = sh->share[0], end = sh->share[1];
   const bool producer = threadIdx.x >= N_CONSUMERS;
   bool waited = !(producer && job.settled && has_work(&begin, &end));
   if (waited) lk_dependency_wait();

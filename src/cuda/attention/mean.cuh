@@ -15,20 +15,51 @@ static __device__ __forceinline__ const float *lk_mean_sums(const lk_cuda_means 
   return group->mean + means->offset + (size_t)head * 2 * head_dim;
 }
 
-/* q . mean key over the channels that the head does not keep, not scaled. q[D], sums[D];
- * channels[D] of the head as in lk_cuda_view. For a whole warp; each lane gets it. */
-static __device__ __forceinline__ float lk_mean_logit(const float *q, const float *sums,
-                                                      const uint16_t *channels, uint32_t n_kept,
-                                                      uint32_t head_dim, uint64_t n_middle) {
+/* What a warp needs for q . mean key over the channels that a head does not keep, of up to N query
+ * rows. All of it is asked for at once, before the first is needed: channels, then numbers, two
+ * ways to memory in all. */
+template <int D, int N> struct lk_mean_terms {
+  float sum[D / 32], q[N][D / 32]; /* of the lane's channels */
+  uint32_t n;                      /* channels of the lane */
+};
+
+/* q: rows `pitch` floats apart, n_rows of them there. sums[D]; channels[D] of the head as in
+ * lk_cuda_view. */
+template <int D, int N>
+static __device__ __forceinline__ void lk_mean_ask(lk_mean_terms<D, N> *terms, const float *q,
+                                                   size_t pitch, uint32_t n_rows, const float *sums,
+                                                   const uint16_t *channels, uint32_t n_kept) {
+  uint32_t c[D / 32];
+  const uint32_t first = n_kept + threadIdx.x % 32;
+  terms->n = first < D ? (D - first + 31) / 32 : 0;
+#pragma unroll
+  for (uint32_t i = 0; i < D / 32; i++) c[i] = i < terms->n ? channels[first + 32 * i] : 0;
+#pragma unroll
+  for (uint32_t i = 0; i < D / 32; i++) {
+    terms->sum[i] = i < terms->n ? sums[c[i]] : 0.0f;
+#pragma unroll
+    for (uint32_t r = 0; r < N; r++)
+      terms->q[r][i] = i < terms->n && r < n_rows ? q[r * pitch + c[i]] : 0.0f;
+  }
+}
+
+/* The logits, not scaled; each lane gets all. */
+template <int D, int N>
+static __device__ __forceinline__ void lk_mean_logits(const lk_mean_terms<D, N> *terms,
+                                                      uint64_t n_middle, float logits[N]) {
   const float per_token = 1.0f / (float)n_middle;
-  float logit = 0.0f;
-  for (uint32_t i = n_kept + threadIdx.x % 32; i < head_dim; i += 32) {
-    const uint32_t c = channels[i];
-    logit = __fmaf_rn(q[c], __fmul_rn(sums[c], per_token), logit);
+#pragma unroll
+  for (uint32_t r = 0; r < N; r++) logits[r] = 0.0f;
+#pragma unroll
+  for (uint32_t i = 0; i < D / 32; i++) {
+    const float mean = __fmul_rn(terms->sum[i], per_token);
+#pragma unroll
+    for (uint32_t r = 0; r < N; r++)
+      if (i < terms->n) logits[r] = __fmaf_rn(terms->q[r][i], mean, logits[r]);
   }
   for (int across = 16; across > 0; across /= 2)
-    logit += __shfl_xor_sync(0xffffffffu, logit, across);
-  return logit;
+#pragma unroll
+    for (uint32_t r = 0; r < N; r++) logits[r] += __shfl_xor_sync(0xffffffffu, logits[r], across);
 }
 
 #endif
