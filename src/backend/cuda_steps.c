@@ -13,10 +13,10 @@ static leank_status norm_operand(lk_cuda_backend *cuda, const float *x, size_t n
 }
 
 /* The operand's products with `parts`, side by side in the rows of `to`; where there is one, in
- * rows of its own. */
+ * rows of its own. Gated: what parts 0 and 1 make is the operand, `to` is room. */
 static leank_status multiply_operand(lk_cuda_backend *cuda, const lk_linear_part *parts, size_t n,
-                                     size_t n_rows, float *to, leank_error *err) {
-  lk_cuda_linear job = {.n_rows = cuda->options.max_few_rows};
+                                     bool gated, size_t n_rows, float *to, leank_error *err) {
+  lk_cuda_linear job = {.n_rows = cuda->options.max_few_rows, .gated = gated};
   const leank_status status = lk_cuda_fill_parts(cuda, parts, n, n_rows, &job, err);
   if (status != LEANK_OK) return status;
   for (size_t i = 0; i < n; i++) {
@@ -39,7 +39,7 @@ leank_status lk_cuda_op_project_append(lk_backend *be, const lk_attn_shape *shap
   if (!s || !lk_cuda_make_view(cuda, view, &own)) return lk_cuda_tell(cuda, err);
   const lk_linear_part *parts = p->parts;
   LK_TRY(norm_operand(cuda, x, rows->n_rows, parts->w->n_cols, &p->norm, err));
-  LK_TRY(multiply_operand(cuda, parts, 3, rows->n_rows, p->room, err));
+  LK_TRY(multiply_operand(cuda, parts, 3, false, rows->n_rows, p->room, err));
   cuda->api->rope_append_joint(cuda->dev, &own, p->room, parts[0].y, rows->n_rows,
                                order == LEANK_ORDER_PAIRS, cos_sin,
                                (const lk_slot *)(s->memory + s->slots));
@@ -54,9 +54,8 @@ leank_status lk_cuda_op_mlp(lk_backend *be, const lk_mlp *mlp, size_t n_rows, fl
   const lk_linear_part both[] = {{.w = mlp->gate}, {.w = mlp->up}};
   const lk_linear_part down = {.w = mlp->down, .add = true};
   LK_TRY(norm_operand(cuda, x, n_rows, mlp->gate->n_cols, &mlp->norm, err));
-  LK_TRY(multiply_operand(cuda, both, 2, n_rows, mlp->room, err));
-  cuda->api->swiglu_operand(cuda->dev, mlp->room, n_rows, mlp->gate->n_rows);
-  LK_TRY(multiply_operand(cuda, &down, 1, n_rows, x, err));
+  LK_TRY(multiply_operand(cuda, both, 2, true, n_rows, mlp->room, err));
+  LK_TRY(multiply_operand(cuda, &down, 1, false, n_rows, x, err));
 cleanup:
   return status;
 }

@@ -54,7 +54,6 @@ static const lk_cuda_api table = {
     lk_cuda_weighted_backward,
     lk_cuda_read,
     lk_cuda_rms_norm_operand,
-    lk_cuda_swiglu_operand,
     lk_cuda_rope_append_joint,
 };
 /* clang-format on */

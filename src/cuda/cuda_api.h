@@ -28,13 +28,13 @@ extern "C" {
 #endif
 
 enum {
-  LK_CUDA_API_VERSION = 4,
+  LK_CUDA_API_VERSION = 5,
   LK_CUDA_P = 64,            /* tokens of a page */
   LK_CUDA_GRANULE = 16,      /* kept channels are padded to a multiple of this */
   LK_CUDA_MAX_GROUP = 8,     /* query heads of a kv head */
   LK_CUDA_PARTIAL_TAIL = 32, /* floats of a chunk's partial besides its values */
   LK_CUDA_CHUNK_PAGES = 8,   /* least pages of an attention chunk, by position */
-  LK_CUDA_FEW_ROWS = 16,     /* most rows that linear_few takes at the speed of memory */
+  LK_CUDA_FEW_ROWS = 16,     /* rows that linear_few multiplies at a time */
   LK_CUDA_MARKS = 256
 };
 
@@ -204,8 +204,10 @@ typedef struct lk_cuda_linear {
   const float *norm; /* device [n_in]: the products are of RMSNorm(x) with these weights; aligned
                         as alloc's memory; or NULL */
   float eps;         /* of the norm */
-  bool gated;        /* two parts, gate and up, of equal n_out and without add: the first one's y =
-                        silu(gate) * up, and up's y is not used */
+  bool gated; /* two parts, gate and up, of equal n_out and without add. linear_few: the first one's
+                 y = silu(gate) * up, and up's y is not used. linear_many, of parts without bias
+                 side by side in rows of a pitch of 2 n_out: the operand becomes silu(gate) * up,
+                 rounded, and both y are room that may be written */
 } lk_cuda_linear;
 
 typedef struct lk_cuda_api {
@@ -264,13 +266,13 @@ typedef struct lk_cuda_api {
   /* Few rows: own kernels; a row's bits do not depend on the other rows. Weights, those of a norm
    * too, are read while earlier launches still run: what writes them has been waited for. */
   void (*linear_few)(lk_cuda_device *dev, const lk_cuda_linear *job);
-  /* Many: library GEMM, activations rounded to bf16, fp32 sums. With a pitch (then n_out are
+  /* Many: activations rounded to bf16, fp32 sums; own kernels for some dozens of rows, with
+   * weights read as linear_few reads them, else library GEMM. With a pitch (then n_out are
    * multiples of 4) parts whose w, y and bias, if any, each lie behind those of the part before
-   * are one GEMM. */
+   * are one product. */
   void (*linear_many)(lk_cuda_device *dev, const lk_cuda_linear *job);
-  /* Room for products of n_rows x n_cols inputs: linear_many, and linear_few of more than 16 rows,
-   * need it. Called outside of recording; where room grows, recorded products are not valid any
-   * more. */
+  /* Room for products of n_rows x n_cols inputs, which linear_many needs. Called outside of
+   * recording; where room grows, recorded products are not valid any more. */
   leank_status (*reserve)(lk_cuda_device *dev, size_t n_rows, size_t n_cols, leank_error *err);
 
   /* ---- pages ---- */
@@ -321,12 +323,10 @@ typedef struct lk_cuda_api {
 
   /* ---- decode steps by GEMM ---- */
   /* The operand is the device's own room for bf16 rows that linear_many multiplies (reserve). It
-   * holds what was put there last, by these two or by a product of an x. */
+   * holds what was put there last, by this, by a product of an x or by one with a gate. */
   /* Operand [n_rows][n] = rms_norm, rounded. */
   void (*rms_norm_operand)(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n,
                            const float *w, float eps);
-  /* Operand [n_rows][n] = swiglu of gate_up[n_rows][2][n], rounded. */
-  void (*swiglu_operand)(lk_cuda_device *dev, const float *gate_up, size_t n_rows, size_t n);
   /* rope_append of rows of qkv[N][Hq + 2 Hk][D]; the rotated q go to q[N][Hq][D]. */
   void (*rope_append_joint)(lk_cuda_device *dev, const lk_cuda_view *view, const float *qkv,
                             float *q, size_t n_rows, bool pairs, const float *cos_sin,

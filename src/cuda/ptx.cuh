@@ -110,6 +110,13 @@ static __device__ __forceinline__ uint64_t lk_policy_read_once(void) {
   return policy;
 }
 
+/* What is read by many stays. */
+static __device__ __forceinline__ uint64_t lk_policy_read_often(void) {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
 /* 16 bytes to shared memory, past L1, zeros where not is_there (then `from` is not read).
  * The thread itself sees them after lk_copies_wait; others need a barrier besides. */
 static __device__ __forceinline__ void lk_copy16_once(uint4 *to_shared, const void *from,
@@ -169,7 +176,7 @@ static __device__ __forceinline__ void lk_barrier_wait(uint64_t *barrier, uint32
   }
 }
 
-#if __CUDA_ARCH__ >= 900
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 static __device__ __forceinline__ void lk_barrier_expect(uint64_t *barrier, uint32_t n_bytes) {
   asm volatile(
       "mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(lk_shared_address(barrier)),
@@ -183,6 +190,20 @@ static __device__ __forceinline__ void lk_bulk_copy(uint32_t to, const void *fro
                "[%0], [%1], %2, [%3], %4;" ::"r"(to),
                "l"(from), "r"(n_bytes), "r"(lk_shared_address(barrier)), "l"(policy)
                : "memory");
+}
+/* A box of a matrix, whose first element is at (column, row), to shared memory; all its bytes, also
+ * of zeros outside of the matrix, are counted on the barrier when there. map: a kernel's parameter
+ * of type CUtensorMap. */
+static __device__ __forceinline__ void lk_tensor_copy(uint32_t to, const void *map, uint32_t column,
+                                                      uint32_t row, uint64_t *barrier,
+                                                      uint64_t policy) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+               ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+               "l"(map), "r"(column), "r"(row), "r"(lk_shared_address(barrier)), "l"(policy)
+               : "memory");
+}
+static __device__ __forceinline__ void lk_prefetch_map(const void *map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 /* Ordinary writes to shared memory come before later bulk copies into it. */
 static __device__ __forceinline__ void lk_fence_async(void) {
@@ -217,12 +238,21 @@ static __device__ __forceinline__ void lk_dependency_pass(void) {
 /* ---- clusters ---- */
 
 /* Barrier of all threads of the cluster; orders their shared memory. */
-static __device__ __forceinline__ void lk_cluster_sync(void) {
+static __device__ __forceinline__ void lk_cluster_arrive(void) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
 #else
   __trap();
 #endif
+}
+static __device__ __forceinline__ void lk_cluster_wait(void) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+#endif
+}
+static __device__ __forceinline__ void lk_cluster_sync(void) {
+  lk_cluster_arrive();
+  lk_cluster_wait();
 }
 
 /* What lies at p in the shared memory of block `rank` of the cluster. */

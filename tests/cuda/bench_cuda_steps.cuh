@@ -3,9 +3,8 @@
 #define LK_TESTS_BENCH_CUDA_STEPS_CUH
 
 #include "bench_cuda_linear.cuh"
-#include "cuda/linear/plan.cuh"
 
-enum { N_PRODUCTS = 4, N_SHOWN = 8 };
+enum { N_PRODUCTS = 4 };
 static const char *const product_names[N_PRODUCTS] = {"qkv", "o", "gate_up", "down"};
 
 /* The job's parts as one product of the operand. */
@@ -92,13 +91,14 @@ static void run_apart(lk_cuda_device *dev, const layer_bench *b, const lk_cuda_l
 /* As they have it now. */
 static void run_joined(lk_cuda_device *dev, const layer_bench *b, const lk_cuda_linear *jobs) {
   const size_t hidden = b->shape->hidden, n = b->n_rows;
-  const lk_cuda_linear qkv = joined(jobs[0]), gate_up = joined(jobs[2]), down = joined(jobs[3]);
+  const lk_cuda_linear qkv = joined(jobs[0]), down = joined(jobs[3]);
+  lk_cuda_linear gate_up = joined(jobs[2]);
+  gate_up.gated = true;
   lk_cuda_rms_norm_operand(dev, b->x, n, hidden, b->norm, 1e-5f);
   lk_cuda_linear_many(dev, &qkv);
   lk_cuda_linear_many(dev, &jobs[1]);
   lk_cuda_rms_norm_operand(dev, b->x, n, hidden, b->norm, 1e-5f);
   lk_cuda_linear_many(dev, &gate_up);
-  lk_cuda_swiglu_operand(dev, gate_up.parts[0].y, n, b->shape->ffn);
   lk_cuda_linear_many(dev, &down);
 }
 
@@ -115,58 +115,30 @@ static double time_layers(lk_cuda_device *dev, const layer_bench *b, layer_fn ru
   return us;
 }
 
-/* An algorithm of a product and its time. */
-typedef struct timed_algorithm {
-  lk_gemm_algorithm algorithm;
-  size_t number;
-  double us;
-} timed_algorithm;
-
-static bool is_faster(const timed_algorithm &a, const timed_algorithm &b) { return a.us < b.us; }
-
-/* The fastest of what rules (plan.cu) choose from, as they name it, beside number 0, and the time
- * of what is taken again afterwards. */
-static void bench_algorithms(lk_cuda_device *dev, const layer_bench *b, size_t which) {
-  const lk_cuda_linear job = joined(b->jobs[which]);
-  std::vector<timed_algorithm> all;
-  timed_algorithm t = {};
-  for (; lk_cuda_linear_take(dev, &job, t.number, &t.algorithm); t.number++) {
-    t.us = time_one(dev, b, which, true);
-    all.push_back(t);
-  }
-  if (all.empty()) return;
-  printf("  %s, %zu algorithms; number 0: %.2f us\n", product_names[which], all.size(), all[0].us);
-  std::sort(all.begin(), all.end(), is_faster);
-  for (size_t i = 0; i < all.size() && i < N_SHOWN; i++) {
-    const lk_gemm_algorithm &a = all[i].algorithm;
-    printf("    %8.2f us, number %3zu: {%zu, %u, %u, {%d, %d, %u, %u, %u, %u}},\n", all[i].us,
-           all[i].number, b->n_rows, job.pitch, job.n_in, a.id, a.split_k, a.tile, a.stages,
-           a.custom, a.cluster);
-  }
-  lk_cuda_linear_take(dev, &job, 0, &t.algorithm);
-}
-
 static void bench_steps(lk_cuda_device *dev) {
   const double speed = read_speed(dev);
-  printf("reading: %.1f GB/s; rules: {rows, outputs, inputs, {id, split_k, tile, stages, custom, "
-         "cluster}}\n",
-         speed * 1e-3);
+  printf("reading: %.1f GB/s\n", speed * 1e-3);
   for (const layer_shape &m : layer_shapes)
     for (size_t n_rows : {32, 52, 64, 128}) {
       layer_bench b = layer_bench_new(&m, n_rows);
       printf("%s, %zu rows: layer", m.name, n_rows);
       print_time(1, b.n_bytes, speed, time_layers(dev, &b, run_apart));
+      dev->many = LK_MANY_BY_LIBRARY;
       print_time(2, b.n_bytes, speed, time_layers(dev, &b, run_joined));
-      printf(" (1: op by op, 2: joined)\n");
+      dev->many = LK_MANY_BY_SIZE;
+      print_time(3, b.n_bytes, speed, time_layers(dev, &b, run_joined));
+      printf(" (1: op by op, 2: joined, by cuBLASLt, 3: joined; products below: 3: own)\n");
       for (size_t which = 0; which < N_PRODUCTS; which++) {
         const size_t n_bytes = weight_bytes(&b.jobs[which]);
         printf("  %-7s", product_names[which]);
         print_time(1, n_bytes, speed, time_one(dev, &b, which, false));
+        dev->many = LK_MANY_BY_LIBRARY;
         print_time(2, n_bytes, speed, time_one(dev, &b, which, true));
+        dev->many = LK_MANY_OWN;
+        print_time(3, n_bytes, speed, time_one(dev, &b, which, true));
+        dev->many = LK_MANY_BY_SIZE;
         printf("\n");
       }
-      if (m.hidden == 4096)
-        for (size_t which = 0; which < N_PRODUCTS; which++) bench_algorithms(dev, &b, which);
       layer_bench_free(&b);
     }
 }

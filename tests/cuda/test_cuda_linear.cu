@@ -387,9 +387,10 @@ static void test_recorded(lk_cuda_device *dev) {
 
 /* Products that need the one before, launched together and recorded: the bits of waiting after
  * each. */
-static void test_few_chain(lk_cuda_device *dev) {
+static void test_chain(lk_cuda_device *dev, linear_fn run, const char *what,
+                       const std::vector<size_t> &row_counts) {
   enum { N = 1088, LINKS = 16 };
-  for (size_t n_rows : {1, 7, 16, 24, 64}) {
+  for (size_t n_rows : row_counts) {
     product p = product_new(N, N, n_rows, NULL);
     const size_t n = n_rows * N;
     float *y[2] = {(float *)device_bytes(n * sizeof(float)),
@@ -406,23 +407,23 @@ static void test_few_chain(lk_cuda_device *dev) {
     }
     std::vector<float> want(n), got(n);
     for (const lk_cuda_linear &job : jobs) {
-      lk_cuda_linear_few(dev, &job);
+      run(dev, &job);
       check_device(dev, "link");
     }
     from_device(want.data(), y[(LINKS - 1) % 2], n * sizeof want[0]);
     size_t n_finite = 0;
     for (float v : want) n_finite += std::isfinite(v) && v != 0;
     check(n_finite == n, "chain: %zu of %zu numbers", n_finite, n);
-    cudaGraphExec_t graph = record(dev, lk_cuda_linear_few, jobs.data(), LINKS);
+    cudaGraphExec_t graph = record(dev, run, jobs.data(), LINKS);
     for (int i = 0; i < 20; i++) {
       if (i % 2)
         must(cudaGraphLaunch(graph, dev->stream), "replay");
       else
-        for (const lk_cuda_linear &job : jobs) lk_cuda_linear_few(dev, &job);
+        for (const lk_cuda_linear &job : jobs) run(dev, &job);
       check_device(dev, "chain");
       from_device(got.data(), y[(LINKS - 1) % 2], n * sizeof got[0]);
       check(memcmp(got.data(), want.data(), n * sizeof got[0]) == 0,
-            "chain of %zu rows, %s: the bits of waiting after each", n_rows,
+            "chain of %zu rows, %s, %s: the bits of waiting after each", n_rows, what,
             i % 2 ? "recorded" : "launched");
     }
     cudaGraphExecDestroy(graph);
@@ -446,11 +447,10 @@ static void test_not_reserved(lk_cuda_device *dev) {
   job.n_in = 64;
   job.x = p.x;
   job.n_rows = n_rows;
-  int major = 0;
-  must(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "capability");
   lk_cuda_linear_few(&bare, &job);
-  check(bare.failure.code != LEANK_OK || major < 9, "few of 64 rows, on Hopper, needs reserve");
-  bare.failure = leank_error{};
+  check_device(&bare, "linear_few");
+  check_product(&p, n_rows, false, false, few_bound(64), "few, not reserved");
+  reset_y(&p, false);
   lk_cuda_linear_many(&bare, &job);
   check(bare.failure.code != LEANK_OK, "many needs reserve");
   leank_error err = {};
@@ -459,9 +459,9 @@ static void test_not_reserved(lk_cuda_device *dev) {
         "reserve of 2^51 bytes fails");
   check(lk_cuda_reserve(&bare, n_rows, 64, &err) == LEANK_OK, "reserve works after that");
   bare.failure = leank_error{};
-  lk_cuda_linear_few(&bare, &job);
-  check_device(&bare, "linear_few");
-  check_product(&p, n_rows, false, false, few_bound(64), "few, reserved");
+  lk_cuda_linear_many(&bare, &job);
+  check_device(&bare, "linear_many");
+  check_product(&p, n_rows, false, false, many_bound(64), "many, reserved");
   lk_cuda_linear_close(&bare);
   product_free(&p, true);
 }
@@ -488,7 +488,10 @@ int main(int argc, char **argv) {
     test_backward(&dev);
     test_many_shapes(&dev);
     test_recorded(&dev);
-    test_few_chain(&dev);
+    test_chain(&dev, lk_cuda_linear_few, "few", {1, 7, 16, 24, 64});
+    dev.many = LK_MANY_OWN;
+    test_chain(&dev, lk_cuda_linear_many, "dozens", {3, 17, 33, 52, 64});
+    dev.many = LK_MANY_BY_SIZE;
     test_not_reserved(&dev);
   }
   lk_cuda_linear_close(&dev);

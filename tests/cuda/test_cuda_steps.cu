@@ -154,33 +154,6 @@ static void test_product_of_operand(lk_cuda_device *dev) {
   product_free(&p, true);
 }
 
-/* ---- algorithms ---- */
-
-/* Whatever a rule could choose is right, and has the same bits again. */
-static void test_algorithms(lk_cuda_device *dev, size_t n_out, size_t n_in, size_t n_rows,
-                            bool bias) {
-  product p = product_new(n_out, n_in, n_rows, NULL);
-  const lk_cuda_linear job = parts_of(&p, n_rows, bias, !bias, JOINED, NULL);
-  lk_gemm_algorithm taken = {};
-  size_t n = 0;
-  for (; lk_cuda_linear_take(dev, &job, n, &taken); n++) {
-    std::vector<float> y[2];
-    for (int i = 0; i < 2; i++) {
-      reset_y(&p, !bias);
-      lk_cuda_linear_many(dev, &job);
-      check_device(dev, "linear_many");
-      y[i] = check_product(&p, n_rows, bias, !bias, many_bound(n_in), "algorithm");
-    }
-    check(memcmp(y[0].data(), y[1].data(), y[0].size() * sizeof(float)) == 0,
-          "algorithm %zu (%d, split %d) of %zux%zu: bits again", n, taken.id, taken.split_k, n_out,
-          n_in);
-  }
-  check(n > 0, "there is an algorithm of %zux%zu", n_out, n_in);
-  printf("%zux%zu, %zu rows: %zu algorithms, %zu checks so far\n", n_out, n_in, n_rows, n,
-         n_checks);
-  product_free(&p, true);
-}
-
 /* Without room, nothing is launched and the failure is kept. */
 static void test_operand_not_reserved(lk_cuda_device *dev) {
   lk_cuda_device bare = {};
@@ -209,8 +182,6 @@ int main(int argc, char **argv) {
     test_joined_beside_nan(&dev);
     test_operands(&dev);
     test_product_of_operand(&dev);
-    test_algorithms(&dev, 6144, 4096, 52, false);
-    test_algorithms(&dev, 2048, 1536, 64, true);
     test_operand_not_reserved(&dev);
   }
   lk_cuda_linear_close(&dev);

@@ -455,8 +455,7 @@ static void mock_rms_norm_operand(lk_cuda_device *dev, const float *x, size_t n_
   mock_rms_norm(dev, x, n_rows, n, w, eps, lk_mock_operand(dev, n_rows * n));
 }
 
-static void mock_swiglu_operand(lk_cuda_device *dev, const float *gate_up, size_t n_rows,
-                                size_t n) {
+void lk_mock_swiglu_operand(lk_cuda_device *dev, const float *gate_up, size_t n_rows, size_t n) {
   float *operand = lk_mock_operand(dev, n_rows * n);
   for (size_t r = 0; r < n_rows; r++)
     mock_swiglu(dev, gate_up + 2 * r * n, gate_up + (2 * r + 1) * n, n, operand + r * n);
@@ -791,7 +790,6 @@ const lk_cuda_api *lk_cuda_mock_api(void) {
                                   .weighted_backward = lk_mock_weighted_backward,
                                   .read = mock_read,
                                   .rms_norm_operand = mock_rms_norm_operand,
-                                  .swiglu_operand = mock_swiglu_operand,
                                   .rope_append_joint = lk_mock_rope_append_joint};
   return &api;
 }

@@ -15,6 +15,8 @@ uint16_t *lk_mock_element(unsigned char *segment, size_t n, size_t token, size_t
 void lk_mock_rotate(float *x, size_t d, bool pairs, const float *cos_sin);
 /* The device's operand, which has been reserved for n elements: fp32. */
 float *lk_mock_operand(lk_cuda_device *dev, size_t n);
+/* Operand [n_rows][n] = swiglu of gate_up[n_rows][2][n]. */
+void lk_mock_swiglu_operand(lk_cuda_device *dev, const float *gate_up, size_t n_rows, size_t n);
 
 /* cuda_mock_linear.c */
 void lk_mock_linear_few(lk_cuda_device *dev, const lk_cuda_linear *job);

@@ -76,12 +76,19 @@ static void check_pitch(const lk_cuda_linear *job) {
   assert_true(width <= job->pitch);
 }
 
-/* What is multiplied goes by way of the operand. */
+static void run_poison(const void *args) {
+  const lk_cuda_linear *j = args;
+  memset(j->parts[0].y, 0xff, j->n_rows * j->pitch * sizeof(float));
+}
+
+/* What is multiplied goes by way of the operand; behind a gate it is what comes out, and y, which
+ * may hold anything then, holds NaN. */
 void lk_mock_linear_many(lk_cuda_device *dev, const lk_cuda_linear *job) {
   lk_cuda_linear own = *job;
   float *operand = lk_mock_operand(dev, job->n_rows * job->n_in);
   assert_true(job->n_parts > 0 && job->n_parts <= LK_CUDA_MAX_PARTS);
-  assert_true(!job->norm && !job->gated);
+  assert_null(job->norm);
+  assert_true(!job->gated || (job->n_parts == 2 && job->pitch == 2 * job->parts[0].n_out));
   if (job->pitch) check_pitch(job);
   if (job->x) {
     const lk_cuda_linear copy = {
@@ -90,6 +97,9 @@ void lk_mock_linear_many(lk_cuda_device *dev, const lk_cuda_linear *job) {
   }
   own.x = operand;
   LK_MOCK_LAUNCH(dev, run_linear, own);
+  if (!job->gated) return;
+  lk_mock_swiglu_operand(dev, job->parts[0].y, job->n_rows, job->parts[0].n_out);
+  LK_MOCK_LAUNCH(dev, run_poison, own);
 }
 
 typedef struct joint_args {

@@ -11,16 +11,13 @@
  *
  * k is cut into 8 slices, by position: slice s has the 128-byte lines s, s + 8, s + 16, ... of each
  * row. A slice is one chain of instructions, and slices are summed from 0 to 7. That is all that
- * the bits of an output depend on; how slices are dealt to warps and blocks is free:
+ * the bits of an output depend on; how tiles are dealt to blocks is free.
  *
- * ring  a block a multiprocessor, which has a run of the outputs, 16 a tile, and goes through k
- *       once for as many tiles as its registers have sums for: x, which may be more bytes than the
- *       weights of a tile, is read once for all of them, past shared memory, and split on the way.
- *       A warp a slice; two more fetch, a stage (a tile's 1 KB of each output) at a time.
- * wide  a block of 4 x 2 warps makes 128 outputs of two slices, a cluster of 4 blocks all slices,
- *       for more rows, of which x is 4 bytes an element: read once by 128 outputs it is as many
- *       bytes as weights are. The 4 warps that need the same x find it in L1. It is split by a
- *       launch of its own, into dev->operand, in the order in which lanes read it.
+ * A block a multiprocessor has a run of the outputs, 16 a tile, and goes through k once for as many
+ * tiles as its registers have sums for: x, which may be more bytes than the weights of a tile, is
+ * read once for all of them, past shared memory, and split on the way. A warp a slice; two more
+ * fetch, a stage (a tile's 1 KB of each output) at a time. More rows than two tiles of 8 are
+ * products of their own.
  *
  * With an RMSNorm in front, x enters times the norm's weights, and sums are divided at the end by
  * the root of the mean of the row's squares. Each lane adds up the squares of its elements in
@@ -33,7 +30,6 @@
 #include <algorithm>
 
 #include "cuda/linear/few_job.cuh"
-#include "cuda/linear/few_wide.cuh"
 #include "cuda/ops.cuh"
 
 enum {
@@ -43,9 +39,7 @@ enum {
   PITCH = PIECE + 64,        /* so that 8 lanes' 16 bytes of two outputs lie in different banks */
   STAGE = TILE * PITCH,      /* bytes */
   MAX_STAGES = 12,
-  RING_ROWS = 32, /* most of a launch; with a norm WIDE_ROWS */
-  SUM_TILES = 2,  /* tiles of sums that a ring's warps add up at a time, at least */
-  WIDE_ROWS = 16  /* more than these are for wide blocks */
+  SUM_TILES = 2 /* tiles of sums that a ring's warps add up at a time, at least */
 };
 
 /* ---- ring ---- */
@@ -312,14 +306,14 @@ static __device__ __forceinline__ void prefetch_norm(const few_job &job) {
 
 /* Before Hopper the next launch does not begin early, and needs no room. */
 #if __CUDA_ARCH__ >= 900
-#define RING_BLOCKS(per_sm) (per_sm)
+enum { BLOCKS_PER_SM = 2 };
 #else
-#define RING_BLOCKS(per_sm) 1
+enum { BLOCKS_PER_SM = 1 };
 #endif
 
 /* NT tiles of 8 rows, up to MT tiles of outputs at a time. */
-template <int NT, int MT, bool AHEAD, int BLOCKS_PER_SM, bool NORM, bool GATED>
-static __global__ void __launch_bounds__(RING_THREADS, RING_BLOCKS(BLOCKS_PER_SM))
+template <int NT, int MT, bool AHEAD, bool NORM, bool GATED>
+static __global__ void __launch_bounds__(RING_THREADS, BLOCKS_PER_SM)
     ring_kernel(const __grid_constant__ few_job job) {
   static_assert(MT % 2 == 0 && MT % (SUM_TILES / NT > 0 ? SUM_TILES / NT : 1) == 0, "whole rounds");
   extern __shared__ __align__(128) unsigned char memory[];
@@ -363,44 +357,24 @@ static __global__ void __launch_bounds__(RING_THREADS, RING_BLOCKS(BLOCKS_PER_SM
 
 /* ---- launches ---- */
 
+typedef void (*few_fn)(const few_job job);
+
 typedef struct few_shape {
-  const void *kernel;
-  size_t fixed_bytes;     /* ring: shared memory besides the stages and barriers */
-  unsigned blocks_per_sm; /* ring: that have room beside each other */
+  few_fn kernel;
+  size_t fixed_bytes; /* shared memory besides the stages and barriers */
 } few_shape;
 
-#define RING_SHAPE(NT, AHEAD, PER_SM, NORM, GATED)                                                 \
-  {                                                                                                \
-    (const void *)ring_kernel<NT, 4, AHEAD, PER_SM, NORM, GATED>,                                  \
-        sums_bytes<NT>() + squares_bytes<NT, NORM>(), PER_SM                                       \
-  }
-/* With a norm, with a gate; of 1, 2, 4 tiles of rows (the last without a norm), wide: and 8. */
-static const few_shape ring_shapes[2][2][3] = {
-    {{RING_SHAPE(1, true, 2, false, false), RING_SHAPE(2, false, 2, false, false),
-      RING_SHAPE(4, false, 1, false, false)},
-     {RING_SHAPE(1, true, 2, false, true), RING_SHAPE(2, false, 2, false, true),
-      RING_SHAPE(4, false, 1, false, true)}},
-    {{RING_SHAPE(1, true, 2, true, false), RING_SHAPE(2, false, 2, true, false)},
-     {RING_SHAPE(1, true, 2, true, true), RING_SHAPE(2, false, 2, true, true)}},
-};
-static const void *const wide_kernels[2][4] = {
-    {NULL, (const void *)wide_kernel<2, 3, false>, (const void *)wide_kernel<4, 2, false>,
-     (const void *)wide_kernel<8, 2, false>},
-    {NULL, (const void *)wide_kernel<2, 3, true>, (const void *)wide_kernel<4, 2, true>,
-     (const void *)wide_kernel<8, 2, true>},
+#define RING_SHAPE(NT, AHEAD, NORM, GATED)                                                         \
+  { ring_kernel<NT, 4, AHEAD, NORM, GATED>, sums_bytes<NT>() + squares_bytes<NT, NORM>() }
+/* With a norm, with a gate; of 1, 2 tiles of rows. */
+static const few_shape shapes[2][2][2] = {
+    {{RING_SHAPE(1, true, false, false), RING_SHAPE(2, false, false, false)},
+     {RING_SHAPE(1, true, false, true), RING_SHAPE(2, false, false, true)}},
+    {{RING_SHAPE(1, true, true, false), RING_SHAPE(2, false, true, false)},
+     {RING_SHAPE(1, true, true, true), RING_SHAPE(2, false, true, true)}},
 };
 
-/* Whether the device is one of Hopper or later and the kernels were compiled for it: clusters,
- * launches before the one before has ended. */
-static bool is_hopper(void) {
-  cudaFuncAttributes attributes;
-  if (cudaFuncGetAttributes(&attributes, wide_kernels[0][1]) == cudaSuccess)
-    return attributes.ptxVersion >= 90;
-  cudaGetLastError();
-  return false;
-}
-
-/* Numbers the tiles, or clusters, of n_outputs; gives their count. */
+/* Numbers the tiles of n_outputs; gives their count. */
 static uint32_t deal_outputs(few_job *job, uint32_t n_outputs) {
   uint32_t end = 0;
   for (uint32_t p = 0; p < job->n_parts; p++) {
@@ -410,27 +384,7 @@ static uint32_t deal_outputs(few_job *job, uint32_t n_outputs) {
   return end;
 }
 
-static void launch(lk_cuda_device *dev, const void *kernel, cudaLaunchConfig_t config,
-                   unsigned n_cluster, void **arguments, const char *what) {
-  cudaLaunchAttribute attributes[2] = {};
-  config.stream = dev->stream;
-  config.attrs = attributes;
-  if (is_hopper()) {
-    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = 1;
-    config.numAttrs = 1;
-  }
-  if (n_cluster > 1) {
-    cudaLaunchAttribute *cluster = &attributes[config.numAttrs++];
-    cluster->id = cudaLaunchAttributeClusterDimension;
-    cluster->val.clusterDim.x = n_cluster;
-    cluster->val.clusterDim.y = cluster->val.clusterDim.z = 1;
-  }
-  const cudaError_t code = cudaLaunchKernelExC(&config, kernel, arguments);
-  if (code != cudaSuccess) lk_cuda_keep(dev, code, what);
-}
-
-/* Stages of a block, of which blocks_per_sm have room beside each other. */
+/* Stages of a block, where blocks_per_sm have room beside each other. */
 static uint32_t n_stages(const lk_cuda_device *dev, size_t blocks_per_sm, size_t fixed) {
   const size_t reserved = 1024; /* by the driver, of each block */
   int per_sm = 0, per_block = 0;
@@ -440,13 +394,12 @@ static uint32_t n_stages(const lk_cuda_device *dev, size_t blocks_per_sm, size_t
   return (uint32_t)std::min((room - fixed) / STAGE, (size_t)MAX_STAGES);
 }
 
-static void launch_ring(lk_cuda_device *dev, few_job *job, uint32_t n_each,
-                        const few_shape *shape) {
-  const uint32_t n_tiles = deal_outputs(job, n_each);
-  if (n_tiles == 0) return;
-  job->n_tiles = n_tiles;
+static void launch_few(lk_cuda_device *dev, few_job *job, bool gated) {
+  const few_shape *shape = &shapes[job->norm != NULL][gated][job->n_rows > TILE_ROWS];
+  job->n_tiles = deal_outputs(job, gated ? tile_outputs<true>() : tile_outputs<false>());
+  if (job->n_tiles == 0) return;
   const size_t fixed = shape->fixed_bytes + sizeof(ring_barriers);
-  job->n_stages = n_stages(dev, is_hopper() ? shape->blocks_per_sm : 1, fixed);
+  job->n_stages = n_stages(dev, dev->major >= 9 ? 2 : 1, fixed);
   const size_t n_bytes = fixed + job->n_stages * (size_t)STAGE;
   cudaError_t code = cudaFuncSetAttribute(
       shape->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
@@ -457,48 +410,8 @@ static void launch_ring(lk_cuda_device *dev, few_job *job, uint32_t n_each,
     lk_cuda_keep(dev, code, "linear_few (shared memory)");
     return;
   }
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(std::min(n_tiles, (uint32_t)dev->n_sm));
-  config.blockDim = dim3(RING_THREADS);
-  config.dynamicSmemBytes = n_bytes;
-  void *arguments[] = {job};
-  launch(dev, shape->kernel, config, 1, arguments, "linear_few");
-}
-
-static void launch_wide(lk_cuda_device *dev, few_job *job, uint32_t n_each, unsigned n_tiles,
-                        const void *kernel) {
-  const uint32_t n_clusters = deal_outputs(job, n_each * WIDE_TILES * WIDE_BLOCKS);
-  if (n_clusters == 0) return;
-  if (dev->operand_elements < lk_operand_elements(job->n_rows, job->n_in)) {
-    lk_cuda_keep(dev, cudaErrorInvalidValue, "linear_few (not reserved)");
-    return;
-  }
-  job->n_slabs = (uint32_t)(lk_few_slabs(job->n_in) / N_SLICES);
-  job->operand = (const uint4 *)dev->operand;
-  uint4 *operand = (uint4 *)dev->operand;
-  job->scale = (float *)(dev->operand + lk_few_split_elements(job->n_rows, job->n_in));
-  size_t n_lanes = lk_few_slabs(job->n_in) * n_tiles * 32;
-  void *split_arguments[] = {job, &n_tiles, &n_lanes, &operand}, *arguments[] = {job};
-  cudaLaunchConfig_t config = {};
-  config.blockDim = dim3(N_THREADS);
-  if (job->norm) {
-    config.gridDim = dim3(lk_cuda_blocks(job->n_rows, N_WARPS));
-    launch(dev, (const void *)scale_kernel, config, 1, arguments, "linear_few (scale)");
-  }
-  config.gridDim = dim3(lk_cuda_blocks(n_lanes, N_THREADS));
-  launch(dev, (const void *)split_kernel, config, 1, split_arguments, "linear_few (split)");
-  config.gridDim = dim3(n_clusters * WIDE_BLOCKS);
-  launch(dev, kernel, config, WIDE_BLOCKS, arguments, "linear_few");
-}
-
-static void launch_few(lk_cuda_device *dev, few_job *job, bool gated) {
-  const unsigned n_tiles = lk_few_tiles(job->n_rows);
-  const unsigned i = n_tiles == 1 ? 0 : n_tiles == 2 ? 1 : n_tiles == 4 ? 2 : 3;
-  const uint32_t n_each = gated ? tile_outputs<true>() : tile_outputs<false>();
-  if (job->n_rows > WIDE_ROWS && is_hopper())
-    launch_wide(dev, job, n_each, n_tiles, wide_kernels[gated][i]);
-  else
-    launch_ring(dev, job, n_each, &ring_shapes[job->norm != NULL][gated][i]);
+  lk_cuda_launch(dev, "linear_few", shape->kernel, std::min(job->n_tiles, (uint32_t)dev->n_sm),
+                 RING_THREADS, n_bytes, *job);
 }
 
 static bool is_valid(const lk_cuda_linear *linear) {
@@ -508,9 +421,7 @@ static bool is_valid(const lk_cuda_linear *linear) {
 }
 
 void lk_cuda_linear_few(lk_cuda_device *dev, const lk_cuda_linear *linear) {
-  const size_t most = is_hopper()    ? (size_t)LK_FEW_ROWS
-                      : linear->norm ? (size_t)WIDE_ROWS
-                                     : (size_t)RING_ROWS;
+  const size_t most = LK_CUDA_FEW_ROWS;
   if (!is_valid(linear)) {
     lk_cuda_keep(dev, cudaErrorInvalidValue, "linear_few (parts of a gate)");
     return;

@@ -1,36 +1,36 @@
-/* What both sorts of kernels for products of few rows have: see few.cu. */
+/* What a product of few rows is made of: see few.cu. */
 #ifndef LK_CUDA_FEW_JOB_CUH
 #define LK_CUDA_FEW_JOB_CUH
 
+#include "cuda/cuda_api.h"
 #include "cuda/ptx.cuh"
-#include "cuda/linear/operand.cuh"
 #include "cuda/swiglu.cuh"
 
 enum {
   N_SLICES = 8,
   N_WARPS = 8, /* that multiply */
   N_THREADS = 32 * N_WARPS,
-  TILE = 16 /* outputs of an instruction */
+  TILE = 16,                     /* outputs of an instruction */
+  TILE_ROWS = 8,                 /* rows of one */
+  LK_FEW_PERIOD = 64 * N_SLICES, /* elements of k after which slices repeat */
+  LK_FEW_SLAB = 32               /* elements of k that a load of 16 bytes a lane covers */
 };
 
 typedef struct few_part {
   const uint16_t *w;
   const float *bias;
   float *y;
-  uint32_t n_out, end; /* end: tiles (wide: clusters) of this part and those before */
+  uint32_t n_out, end; /* end: tiles of this part and those before */
   bool add;
 } few_part;
 
 typedef struct few_job {
   few_part parts[LK_CUDA_MAX_PARTS];
   uint32_t n_parts, n_in, n_rows;
-  uint32_t n_slabs;           /* wide: of a slice */
-  uint32_t n_tiles, n_stages; /* ring: tiles of all parts; stages of a block */
+  uint32_t n_tiles, n_stages; /* tiles of all parts; stages of a block */
   const float *x;             /* [n_rows][n_in] */
-  const uint4 *operand;       /* wide: x as [slab][tile][hi, lo][lane] */
   const float *norm;          /* [n_in]: the RMSNorm of x is multiplied; or NULL */
   float eps;
-  float *scale; /* wide, where there is a norm: [n_rows], what sums are scaled by */
 } few_job;
 
 /* Outputs of a tile. A job with a gate has one part, gate, with up's weights and bias behind it. */

@@ -7,13 +7,21 @@
  * first leaves: an error of 2^-18. Two GEMMs add up to the result in fp32, the small one first. */
 #include <stdio.h>
 
-#include "cuda/linear/operand.cuh"
+#include <algorithm>
+
+#include "cuda/linear/dozens.cuh"
 #include "cuda/linear/plan.cuh"
 #include "cuda/ops.cuh"
 #include "cuda/ptx.cuh"
 
-enum { ROUND_THREADS = 256, ROUND_RUN = 8 };
+enum {
+  ROUND_THREADS = 256,
+  ROUND_RUN = 8,
+  PART_ALIGN = 128 /* elements; where the second part of rows begins, 256 bytes */
+};
 
+/* From `test_cuda_steps --bench`: 30 MB on an H100. */
+static const size_t LEAST_DOZENS_BYTES = 30000000;
 static const size_t WORKSPACE_BYTES = (size_t)32 << 20; /* what cuBLAS advises for Hopper */
 
 /* ---- what is held ---- */
@@ -45,6 +53,20 @@ static leank_status open_blas(lk_cuda_device *dev, leank_error *err) {
   return LEANK_OK;
 }
 
+/* Room for n elements; false: none left, and what there was stays. */
+static bool grow(uint16_t **room, size_t *n_elements, size_t n) {
+  void *more;
+  if (n <= *n_elements) return true;
+  if (cudaMalloc(&more, n * sizeof **room) != cudaSuccess) {
+    cudaGetLastError();
+    return false;
+  }
+  cudaFree(*room); /* waits for launches that use it */
+  *room = (uint16_t *)more;
+  *n_elements = n;
+  return true;
+}
+
 leank_status lk_cuda_reserve(lk_cuda_device *dev, size_t n_rows, size_t n_cols, leank_error *err) {
   const leank_status status = open_blas(dev, err);
   if (status != LEANK_OK) return status;
@@ -56,17 +78,13 @@ leank_status lk_cuda_reserve(lk_cuda_device *dev, size_t n_rows, size_t n_cols, 
     }
     dev->workspace_bytes = WORKSPACE_BYTES;
   }
-  const size_t n_elements = lk_operand_elements(n_rows, n_cols);
-  if (n_elements <= dev->operand_elements) return LEANK_OK;
-  void *operand;
-  const size_t n_bytes = n_elements * sizeof *dev->operand;
-  if (cudaMalloc(&operand, n_bytes) != cudaSuccess) {
-    cudaGetLastError();
-    return no_memory(err, "the inputs of products", n_bytes);
-  }
-  cudaFree(dev->operand); /* waits for launches that read it */
-  dev->operand = (uint16_t *)operand;
-  dev->operand_elements = n_elements;
+  const size_t n_gated = std::min(n_rows, (size_t)LK_DOZENS_ROWS) * n_cols;
+  if (!grow(&dev->gated, &dev->gated_elements, n_gated))
+    return no_memory(err, "the outputs of a gate", n_gated * sizeof *dev->gated);
+  const size_t n_elements = n_rows * n_cols + PART_ALIGN; /* or two parts of half as many rows */
+  if (!grow(&dev->operand, &dev->operand_elements, n_elements))
+    return no_memory(err, "the inputs of products", n_elements * sizeof *dev->operand);
+  dev->source = dev->operand;
   return LEANK_OK;
 }
 
@@ -75,10 +93,12 @@ void lk_cuda_linear_close(lk_cuda_device *dev) {
   if (dev->blas) cublasLtDestroy(dev->blas);
   cudaFree(dev->workspace);
   cudaFree(dev->operand);
+  cudaFree(dev->gated);
   dev->blas = NULL;
   dev->workspace = NULL;
-  dev->operand = NULL;
-  dev->workspace_bytes = dev->operand_elements = 0;
+  dev->operand = dev->gated = NULL;
+  dev->source = NULL;
+  dev->workspace_bytes = dev->operand_elements = dev->gated_elements = 0;
 }
 
 /* ---- products ---- */
@@ -167,32 +187,72 @@ static bool is_reserved(lk_cuda_device *dev, size_t n_elements, const char *what
   return false;
 }
 
+/* By own kernels, or false; `gated`: of lk_dozens. Products too small for what a launch of theirs
+ * takes are cuBLASLt's. */
+static bool multiply_dozens(lk_cuda_device *dev, const lk_cuda_linear *job,
+                            const lk_cuda_part *part, uint16_t *gated) {
+  const size_t n_bytes = (size_t)part->n_out * job->n_in * sizeof *part->w;
+  const bool is_small = !gated && n_bytes < LEAST_DOZENS_BYTES;
+  if (dev->many == LK_MANY_BY_LIBRARY || (dev->many == LK_MANY_BY_SIZE && is_small) ||
+      job->n_rows > LK_DOZENS_ROWS)
+    return false;
+  lk_dozens d = {};
+  d.w = part->w;
+  d.x = dev->source;
+  d.bias = part->bias;
+  d.y = part->y;
+  d.gated = gated;
+  d.n_rows = (uint32_t)job->n_rows;
+  d.n_out = part->n_out;
+  d.n_in = job->n_in;
+  d.pitch = job->pitch ? job->pitch : part->n_out;
+  d.add = part->add;
+  return lk_linear_dozens(dev, &d);
+}
+
+/* Gate and up of the operand become the operand. */
+static bool multiply_gate(lk_cuda_device *dev, const lk_cuda_linear *job) {
+  const lk_cuda_part *gate = &job->parts[0], *up = &job->parts[1];
+  if (dev->gated_elements < job->n_rows * gate->n_out || !is_behind(job, gate, up) ||
+      !multiply_dozens(dev, job, gate, dev->gated))
+    return false;
+  dev->source = dev->gated;
+  return true;
+}
+
+static bool is_gate(const lk_cuda_linear *job) {
+  const lk_cuda_part *gate = &job->parts[0], *up = &job->parts[1];
+  return job->n_parts == 2 && gate->n_out == up->n_out && job->pitch == 2 * gate->n_out &&
+         up->y == gate->y + gate->n_out && !gate->add && !up->add && !gate->bias && !up->bias;
+}
+
 void lk_cuda_linear_many(lk_cuda_device *dev, const lk_cuda_linear *job) {
   const size_t n = job->n_rows * job->n_in, per_block = (size_t)ROUND_THREADS * ROUND_RUN;
   if (n == 0 || !is_reserved(dev, n, "linear_many (not reserved)")) return;
-  if (job->x)
+  if (job->gated && !is_gate(job)) {
+    lk_cuda_keep(dev, cudaErrorInvalidValue, "linear_many (parts of a gate)");
+    return;
+  }
+  if (job->x) {
     lk_cuda_launch(dev, "linear_many (round)", round_kernel, lk_cuda_blocks(n, per_block),
                    ROUND_THREADS, 0, job->x, n, dev->operand);
+    dev->source = dev->operand;
+  }
+  if (job->gated && multiply_gate(dev, job)) return;
   for (uint32_t p = 0; p < job->n_parts;) {
     const lk_cuda_part part = next_product(job, &p);
     const lk_gemm_plan shape = shape_of(job, &part);
-    if (part.n_out > 0 && !multiply(dev, &shape, part.w, dev->operand, part.bias, part.y))
+    if (part.n_out > 0 && !multiply_dozens(dev, job, &part, NULL) &&
+        !multiply(dev, &shape, part.w, dev->source, part.bias, part.y))
       lk_cuda_keep(dev, cudaErrorUnknown, "linear_many (cuBLASLt)");
   }
-}
-
-bool lk_cuda_linear_take(lk_cuda_device *dev, const lk_cuda_linear *job, size_t number,
-                         lk_gemm_algorithm *taken) {
-  uint32_t p = 0;
-  const lk_cuda_part part = next_product(job, &p);
-  const lk_gemm_plan shape = shape_of(job, &part);
-  return lk_gemm_take(dev, &shape, number, taken);
+  if (job->gated) lk_cuda_swiglu_operand(dev, job->parts[0].y, job->n_rows, job->parts[0].n_out);
 }
 
 /* The two parts of x[n] in the operand; where the second is, or NULL and a failure kept. */
 static const uint16_t *split(lk_cuda_device *dev, const float *x, size_t n, const char *what) {
   const size_t per_block = (size_t)ROUND_THREADS * ROUND_RUN;
-  const size_t second = (n + LK_PART_ALIGN - 1) / LK_PART_ALIGN * LK_PART_ALIGN;
+  const size_t second = (n + PART_ALIGN - 1) / PART_ALIGN * PART_ALIGN;
   if (!is_reserved(dev, second + n, what)) return NULL;
   split_kernel<<<lk_cuda_blocks(n, per_block), ROUND_THREADS, 0, dev->stream>>>(
       x, n, dev->operand, dev->operand + second);

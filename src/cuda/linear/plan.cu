@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MAX_PLANS = 512, MAX_LISTED = 32 };
+enum { MAX_PLANS = 512 };
 
 /* The last MAX_PLANS shapes. */
 struct lk_cuda_gemm {
@@ -13,67 +13,16 @@ struct lk_cuda_gemm {
 
 /* ---- which algorithm ---- */
 
-/* A forward product of these rows (bounds included), outputs and inputs is done by the first
- * algorithm of the list that is like this one. */
-typedef struct gemm_rule {
-  uint64_t least_rows, most_rows;
-  uint32_t n_out, n_in;
-  lk_gemm_algorithm like;
-} gemm_rule;
-
-/* From `test_cuda_steps --bench`: where another algorithm is more than 2 % faster than cuBLASLt's
- * first choice, which is taken for all else, and where the list has none like the rule's. */
-static const gemm_rule rules[] = {
-    {33, 64, 4096, 14336, {66, 1, 13, 35, 3, 5}}, /* H100: 43.8 instead of 46.6 us at 52 rows */
-};
-
-/* Into how many parts k is cut beside what cuBLASLt proposes. */
-static const int32_t cuts[] = {2, 3, 4, 6, 8};
-enum { N_CUTS = sizeof cuts / sizeof *cuts, MAX_PROPOSALS = MAX_LISTED * (1 + N_CUTS) };
-
-static const gemm_rule *rule_of(const lk_gemm_plan *shape) {
-  for (const gemm_rule &rule : rules)
-    if (!shape->backward && shape->n_rows >= rule.least_rows && shape->n_rows <= rule.most_rows &&
-        shape->n_out == rule.n_out && shape->n_in == rule.n_in)
-      return &rule;
-  return NULL;
-}
-
-static void read_config(const cublasLtMatmulAlgo_t *algorithm,
-                        cublasLtMatmulAlgoConfigAttributes_t attribute, void *to, size_t n_bytes) {
-  size_t n_written = 0;
-  cublasLtMatmulAlgoConfigGetAttribute(algorithm, attribute, to, n_bytes, &n_written);
-}
-
-static lk_gemm_algorithm config_of(const cublasLtMatmulAlgo_t *algorithm) {
-  lk_gemm_algorithm a = {};
-  read_config(algorithm, CUBLASLT_ALGO_CONFIG_ID, &a.id, sizeof a.id);
-  read_config(algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &a.split_k, sizeof a.split_k);
-  read_config(algorithm, CUBLASLT_ALGO_CONFIG_TILE_ID, &a.tile, sizeof a.tile);
-  read_config(algorithm, CUBLASLT_ALGO_CONFIG_STAGES_ID, &a.stages, sizeof a.stages);
-  read_config(algorithm, CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, &a.custom, sizeof a.custom);
-  read_config(algorithm, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, &a.cluster, sizeof a.cluster);
-  return a;
-}
-
-static bool is_like(const lk_gemm_algorithm *a, const lk_gemm_algorithm *rule) {
-  return (!rule->id || a->id == rule->id) && (!rule->split_k || a->split_k == rule->split_k) &&
-         (!rule->tile || a->tile == rule->tile) && (!rule->stages || a->stages == rule->stages) &&
-         (!rule->custom || a->custom == rule->custom) &&
-         (!rule->cluster || a->cluster == rule->cluster);
-}
-
-/* Up to `most` algorithms as cuBLASLt orders them. */
-static size_t list_own(const lk_cuda_device *dev, const lk_gemm_plan *plan, int most,
-                       cublasLtMatmulAlgo_t *list) {
+/* cuBLASLt's first choice: of up to 48 algorithms for each product of steps it was the fastest or
+ * within 2 %, but for few that own kernels do now. */
+static bool choose(const lk_cuda_device *dev, lk_gemm_plan *plan) {
   cublasLtMatmulPreference_t preference;
-  cublasLtMatmulHeuristicResult_t results[MAX_LISTED];
+  cublasLtMatmulHeuristicResult_t result = {};
   int n_results = 0;
-  size_t n = 0;
-  if (cublasLtMatmulPreferenceCreate(&preference)) return 0;
+  if (cublasLtMatmulPreferenceCreate(&preference)) return false;
   /* Only the operand is surely aligned to 256 bytes, the default. */
   const uint32_t alignment = 16;
-  const bool is_set =
+  const bool is_found =
       !cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                             &dev->workspace_bytes, sizeof dev->workspace_bytes) &&
       !cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
@@ -81,58 +30,12 @@ static size_t list_own(const lk_cuda_device *dev, const lk_gemm_plan *plan, int 
       !cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
                                             &alignment, sizeof alignment) &&
       !cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-                                            &alignment, sizeof alignment);
-  if (!is_set || cublasLtMatmulAlgoGetHeuristic(dev->blas, plan->op, plan->w, plan->x, plan->y,
-                                                plan->y, preference, most, results, &n_results))
-    n_results = 0;
+                                            &alignment, sizeof alignment) &&
+      !cublasLtMatmulAlgoGetHeuristic(dev->blas, plan->op, plan->w, plan->x, plan->y, plan->y,
+                                      preference, 1, &result, &n_results);
   cublasLtMatmulPreferenceDestroy(preference);
-  for (int i = 0; i < n_results; i++)
-    if (results[i].state == CUBLAS_STATUS_SUCCESS) list[n++] = results[i].algo;
-  return n;
-}
-
-/* `algorithm` with k cut in n_parts that are summed apart, in order; false: not possible. */
-static bool cut_k(const lk_cuda_device *dev, const lk_gemm_plan *plan, int32_t n_parts,
-                  cublasLtMatmulAlgo_t *algorithm) {
-  const uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-  cublasLtMatmulHeuristicResult_t result;
-  if (config_of(algorithm).split_k == n_parts ||
-      cublasLtMatmulAlgoConfigSetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &n_parts,
-                                           sizeof n_parts) ||
-      cublasLtMatmulAlgoConfigSetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME,
-                                           &reduction, sizeof reduction) ||
-      cublasLtMatmulAlgoCheck(dev->blas, plan->op, plan->w, plan->x, plan->y, plan->y, algorithm,
-                              &result))
-    return false;
-  return result.state == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= dev->workspace_bytes;
-}
-
-/* What rules choose from: cuBLASLt's list, then each of it with k cut otherwise. */
-static size_t list_all(const lk_cuda_device *dev, const lk_gemm_plan *plan,
-                       cublasLtMatmulAlgo_t list[MAX_PROPOSALS]) {
-  const size_t n_own = list_own(dev, plan, MAX_LISTED, list);
-  size_t n = n_own;
-  for (size_t i = 0; i < n_own; i++)
-    for (int32_t n_parts : cuts) {
-      list[n] = list[i];
-      if (cut_k(dev, plan, n_parts, &list[n])) n++;
-    }
-  return n;
-}
-
-static bool choose(const lk_cuda_device *dev, lk_gemm_plan *plan) {
-  const gemm_rule *rule = rule_of(plan);
-  if (!rule) return list_own(dev, plan, 1, &plan->algorithm) == 1;
-  cublasLtMatmulAlgo_t list[MAX_PROPOSALS];
-  const size_t n = list_all(dev, plan, list);
-  if (n == 0) return false;
-  size_t chosen = 0;
-  for (size_t i = n; i-- > 0;) {
-    const lk_gemm_algorithm a = config_of(&list[i]);
-    if (is_like(&a, &rule->like)) chosen = i;
-  }
-  plan->algorithm = list[chosen];
-  return true;
+  plan->algorithm = result.algo;
+  return is_found && n_results == 1 && result.state == CUBLAS_STATUS_SUCCESS;
 }
 
 /* ---- plans ---- */
@@ -200,14 +103,4 @@ lk_gemm_plan *lk_gemm_plan_of(lk_cuda_device *dev, const lk_gemm_plan *shape) {
   }
   gemm->n_made++;
   return plan;
-}
-
-bool lk_gemm_take(lk_cuda_device *dev, const lk_gemm_plan *shape, size_t number,
-                  lk_gemm_algorithm *taken) {
-  lk_gemm_plan *plan = lk_gemm_plan_of(dev, shape);
-  cublasLtMatmulAlgo_t list[MAX_PROPOSALS];
-  if (!plan || number >= list_all(dev, plan, list)) return false;
-  plan->algorithm = list[number];
-  *taken = config_of(&plan->algorithm);
-  return true;
 }

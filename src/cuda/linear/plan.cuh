@@ -19,14 +19,6 @@ typedef struct lk_gemm_plan {
   cublasLtMatmulAlgo_t algorithm;
 } lk_gemm_plan;
 
-/* An algorithm as cuBLASLt tells it apart (cublasLtMatmulAlgoConfigAttributes_t). In a rule 0
- * stands for any. */
-typedef struct lk_gemm_algorithm {
-  int32_t id, split_k;
-  uint32_t tile, stages, custom;
-  uint16_t cluster;
-} lk_gemm_algorithm;
-
 /* Room for plans. LEANK_E_MEMORY. */
 leank_status lk_gemm_open(lk_cuda_device *dev, leank_error *err);
 void lk_gemm_close(lk_cuda_device *dev);
@@ -35,13 +27,5 @@ void lk_gemm_close(lk_cuda_device *dev);
  * the shape, the device and the library's version alone, never on a measurement: bits do not differ
  * from one process to the next. */
 lk_gemm_plan *lk_gemm_plan_of(lk_cuda_device *dev, const lk_gemm_plan *shape);
-
-/* For measuring: from now on the shape is done by the number-th algorithm of the list that rules
- * choose from (0: what is taken where there is none); false: it ends before. */
-bool lk_gemm_take(lk_cuda_device *dev, const lk_gemm_plan *shape, size_t number,
-                  lk_gemm_algorithm *taken);
-/* The same of a linear_many job's first product (many.cu). */
-bool lk_cuda_linear_take(lk_cuda_device *dev, const lk_cuda_linear *job, size_t number,
-                         lk_gemm_algorithm *taken);
 
 #endif

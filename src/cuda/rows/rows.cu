@@ -118,6 +118,7 @@ static bool has_operand(lk_cuda_device *dev, size_t n_elements, const char *what
 void lk_cuda_rms_norm_operand(lk_cuda_device *dev, const float *x, size_t n_rows, size_t n,
                               const float *w, float eps) {
   if (n_rows == 0 || !has_operand(dev, n_rows * n, "rms_norm_operand (not reserved)")) return;
+  dev->source = dev->operand;
   const bool vector = n % NORM_STEP == 0 && is_aligned(x) && is_aligned(w);
   lk_cuda_launch(dev, "rms_norm_operand",
                  vector ? rms_norm_kernel<true, uint16_t> : rms_norm_kernel<false, uint16_t>,
@@ -244,6 +245,7 @@ static __global__ void swiglu_operand_kernel(const float *gate_up, size_t n, uin
 
 void lk_cuda_swiglu_operand(lk_cuda_device *dev, const float *gate_up, size_t n_rows, size_t n) {
   if (n_rows * n == 0 || !has_operand(dev, n_rows * n, "swiglu_operand (not reserved)")) return;
+  dev->source = dev->operand;
   const bool vector = n % GATED_RUN == 0 && is_aligned(gate_up);
   const dim3 grid(lk_cuda_blocks(n, (size_t)THREADS * GATED_RUN), (unsigned)n_rows);
   lk_cuda_launch(dev, "swiglu_operand",
