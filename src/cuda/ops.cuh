@@ -58,6 +58,7 @@ void lk_cuda_read(lk_cuda_device *dev, const void *from, size_t n_bytes, uint32_
 /* attention/ */
 void lk_cuda_decode_bf16(lk_cuda_device *dev, const lk_cuda_decode *job);
 void lk_cuda_decode_f16(lk_cuda_device *dev, const lk_cuda_decode *job);
+void lk_cuda_merge(lk_cuda_device *dev, const lk_cuda_decode *job); /* what the two above left */
 void lk_cuda_decode_attention(lk_cuda_device *dev, const lk_cuda_decode *job);
 void lk_cuda_attend_rows_bf16(lk_cuda_device *dev, const lk_cuda_attend_rows *job);
 void lk_cuda_attend_rows_f16(lk_cuda_device *dev, const lk_cuda_attend_rows *job);

@@ -154,11 +154,13 @@ static lk_cuda_part part_of(const product *p, bool bias, bool add) {
   return part;
 }
 
-/* y as it was made; results that are not added to are NaN before. */
+/* y as it was made; results that are not added to are NaN before. Copies inside of the device
+ * return before they are done, and the device's stream does not wait for them. */
 static void reset_y(const product *p, bool add) {
   const size_t n_bytes = p->host_y0.size() * sizeof *p->y;
   must(cudaMemcpy(p->y, p->y0, n_bytes, cudaMemcpyDeviceToDevice), "copy");
   if (!add) must(cudaMemset(p->y, 0xff, p->n_rows * p->n_out * sizeof *p->y), "memset");
+  must(cudaDeviceSynchronize(), "reset");
 }
 
 /* Of a sum of n_in terms on tensor cores: each instruction of 16 terms may cut 2^-24 of the largest

@@ -1,5 +1,5 @@
-/* Products of some dozens of rows by own kernels, against float64 and against each other. Exit code
- * 77: no device. */
+/* Products of some dozens of rows by own kernels, against float64 and against each other.
+ * `--quick`: few, for compute-sanitizer. Exit code 77: no device. */
 #include "cuda/ops.cuh"
 #include "cuda_linear_fixture.cuh"
 
@@ -15,9 +15,10 @@ static lk_cuda_linear job_of(const product *p, bool bias, bool add, size_t n_row
   return job;
 }
 
-static void test_shape(lk_cuda_device *dev, size_t n_out, size_t n_in) {
+static void test_shape(lk_cuda_device *dev, size_t n_out, size_t n_in,
+                       const std::vector<size_t> &row_counts) {
   product p = product_new(n_out, n_in, DOZENS_ROWS, NULL);
-  for (size_t n_rows : {1, 8, 17, 32, 33, 48, 49, 52, 64})
+  for (size_t n_rows : row_counts)
     for (int kind = 0; kind < 4; kind++) {
       const bool bias = kind & 1, add = kind & 2;
       const lk_cuda_linear job = job_of(&p, bias, add, n_rows);
@@ -32,11 +33,12 @@ static void test_shape(lk_cuda_device *dev, size_t n_out, size_t n_in) {
 /* Outputs around tiles of 128 and halves of 64, k around steps of 64 and less than a cluster's
  * blocks; rows of y that are no whole 16 bytes; more tiles than blocks. */
 static void test_shapes(lk_cuda_device *dev) {
+  const std::vector<size_t> all = {1, 8, 17, 32, 33, 48, 49, 52, 64};
   for (size_t n_out : {4, 60, 64, 127, 128, 132, 576, 1535, 2048})
-    for (size_t n_in : {8, 64, 72, 200, 576, 1536}) test_shape(dev, n_out, n_in);
-  test_shape(dev, 4096, 4096);
-  test_shape(dev, 1536, DOZENS_IN);
-  test_shape(dev, 40004, 136);
+    for (size_t n_in : {8, 64, 72, 200, 576, 1536}) test_shape(dev, n_out, n_in, all);
+  test_shape(dev, 4096, 4096, all);
+  test_shape(dev, 1536, DOZENS_IN, all);
+  test_shape(dev, 40004, 136, all);
   printf("shapes: %zu checks so far\n", n_checks);
 }
 
@@ -44,8 +46,7 @@ static void test_shapes(lk_cuda_device *dev) {
 static void test_rows_apart(lk_cuda_device *dev, size_t n_out, size_t n_in) {
   enum { N_KEPT = 5 };
   product p = product_new(n_out, n_in, DOZENS_ROWS, NULL);
-  must(cudaMemset(p.x + N_KEPT * n_in, 0xff, (DOZENS_ROWS - N_KEPT) * n_in * sizeof(float)),
-       "memset");
+  fill_device(p.x + N_KEPT * n_in, 0xff, (DOZENS_ROWS - N_KEPT) * n_in * sizeof(float));
   std::vector<float> first;
   for (size_t n_rows : {5, 20, 40, 64}) {
     const lk_cuda_linear job = job_of(&p, true, true, n_rows);
@@ -137,7 +138,13 @@ static void test_no_gate(lk_cuda_device *dev) {
   product_free(&p, true);
 }
 
-int main(void) {
+/* Clusters of 8, 4, 2 blocks and single ones, a gate. */
+static void test_quick(lk_cuda_device *dev) {
+  for (size_t n_out : {132, 4096, 8192, 40004}) test_shape(dev, n_out, 576, {17, 64});
+  test_gate(dev, 576, 576, 40);
+}
+
+int main(int argc, char **argv) {
   lk_cuda_device dev = open_device();
   leank_error err = {};
   must(cudaDeviceGetAttribute(&dev.major, cudaDevAttrComputeCapabilityMajor, 0), "capability");
@@ -146,12 +153,16 @@ int main(void) {
     return 1;
   }
   dev.many = LK_MANY_OWN;
-  test_shapes(&dev);
-  test_rows_apart(&dev, 2048, 1536);
-  test_rows_apart(&dev, 1000, 200);
-  test_rows_apart(&dev, 40004, 72);
-  test_gates(&dev);
-  test_no_gate(&dev);
+  if (argc > 1 && strcmp(argv[1], "--quick") == 0) {
+    test_quick(&dev);
+  } else {
+    test_shapes(&dev);
+    test_rows_apart(&dev, 2048, 1536);
+    test_rows_apart(&dev, 1000, 200);
+    test_rows_apart(&dev, 40004, 72);
+    test_gates(&dev);
+    test_no_gate(&dev);
+  }
   lk_cuda_linear_close(&dev);
   cudaStreamDestroy(dev.stream);
   printf("dozens: %zu checks, %zu failed\n", n_checks, n_failed);

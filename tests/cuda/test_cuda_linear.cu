@@ -171,7 +171,7 @@ static void test_few_beside_nan(lk_cuda_device *dev) {
 static void test_few_after_nan(lk_cuda_device *dev) {
   enum { N_OUT = 5000, N_IN = 1024 };
   product nan = product_new(N_OUT, N_IN, 64, NULL);
-  must(cudaMemset(nan.w, 0xff, (size_t)N_OUT * N_IN * sizeof *nan.w), "memset");
+  fill_device(nan.w, 0xff, (size_t)N_OUT * N_IN * sizeof *nan.w);
   for (size_t n_in : {24, 520, 1000}) {
     product p = product_new(1003, n_in, 64, NULL);
     for (size_t n_rows : {1, 16, 64}) {
@@ -293,7 +293,7 @@ static void test_backward_shape(lk_cuda_device *dev, size_t n_out, size_t n_in, 
   from_device(exact.data(), sums, 2 * n * sizeof *sums);
   for (int add = 0; add < 2; add++) {
     to_device(device_dx, before.data(), before.size() * sizeof *device_dx);
-    if (!add) must(cudaMemset(device_dx, 0xff, n * sizeof *device_dx), "memset");
+    if (!add) fill_device(device_dx, 0xff, n * sizeof *device_dx);
     lk_cuda_linear_grad job = {};
     job.w = device_w;
     job.dy = device_dy;

@@ -66,8 +66,7 @@ static void test_joined_beside_nan(lk_cuda_device *dev) {
   std::vector<float> y[2];
   for (int i = 0; i < 2; i++) {
     if (i == 1)
-      must(cudaMemset(p.x + N_KEPT * N_IN, 0xff, (size_t)(N_ROWS - N_KEPT) * N_IN * sizeof(float)),
-           "memset");
+      fill_device(p.x + N_KEPT * N_IN, 0xff, (size_t)(N_ROWS - N_KEPT) * N_IN * sizeof(float));
     reset_y(&p, false);
     lk_cuda_linear_many(dev, &job);
     check_device(dev, "linear_many");
@@ -107,7 +106,7 @@ static void test_operand(lk_cuda_device *dev, size_t n, size_t n_rows) {
   float *up = (float *)device_bytes(n_rows * n * sizeof *up);
   float *out = (float *)device_bytes(n_rows * n * sizeof *out);
   lk_cuda_rms_norm(dev, x, n_rows, n, w, 1e-5f, out);
-  must(cudaMemset(dev->operand, 0xff, n_rows * n * sizeof *dev->operand), "memset");
+  fill_device(dev->operand, 0xff, n_rows * n * sizeof *dev->operand);
   lk_cuda_rms_norm_operand(dev, x, n_rows, n, w, 1e-5f);
   check_operand(dev, out, n_rows * n, "rms_norm_operand", n);
   const size_t pitch = n * sizeof *x;
@@ -115,7 +114,7 @@ static void test_operand(lk_cuda_device *dev, size_t n, size_t n_rows) {
   must(cudaMemcpy2D(up, pitch, x + n, 2 * pitch, pitch, n_rows, cudaMemcpyDeviceToDevice), "copy");
   must(cudaDeviceSynchronize(), "copy");
   lk_cuda_swiglu(dev, gate, up, n_rows * n, out);
-  must(cudaMemset(dev->operand, 0xff, n_rows * n * sizeof *dev->operand), "memset");
+  fill_device(dev->operand, 0xff, n_rows * n * sizeof *dev->operand);
   lk_cuda_swiglu_operand(dev, x, n_rows, n);
   check_operand(dev, out, n_rows * n, "swiglu_operand", n);
   for (float *p : {x, w, gate, up, out}) cudaFree(p);

@@ -14,6 +14,7 @@
 
 #include "cuda/attention/dealing.cuh"
 #include "cuda/attention/element.cuh"
+#include "cuda/attention/fresh.cuh"
 #include "cuda/attention/mean.cuh"
 #include "cuda/ops.cuh"
 
@@ -128,8 +129,9 @@ static __device__ __forceinline__ void fetch_segment(unsigned char *slot, const 
 #endif
 }
 
-/* waited: whether the launch before has ended; until then only settled pages are read. */
-template <int D>
+/* waited: whether the launch before has ended; until then only settled pages are read, which all
+ * are where rows are fresh. */
+template <int D, bool FRESH>
 static __device__ void produce_head(const lk_cuda_decode *job, const head_work *w,
                                     decode_shared<D> *sh, unsigned char *ring, uint32_t n_slots,
                                     ring_place *place, bool *waited) {
@@ -156,7 +158,7 @@ static __device__ void produce_head(const lk_cuda_decode *job, const head_work *
     const unsigned char *from =
         job->view.arena[kind] + (size_t)number * job->view.page_bytes[kind] +
         (lean ? (size_t)w->lean_offset : (size_t)w->head * lk_wide_segment(D));
-    if (!*waited && is_new(w, page)) {
+    if (!FRESH && !*waited && is_new(w, page)) {
       lk_dependency_wait();
       *waited = true;
     }
@@ -200,26 +202,53 @@ template <int D> static __device__ __forceinline__ uint32_t part_head(int i) {
   return i * thread_rows<D>::HEADS + threadIdx.x / D;
 }
 
-/* The group's query rows as elements: all channels, and, where lean pages are seen, those that the
- * head keeps, zeros behind them. */
+/* The group's query rows, `pitch` floats apart, as elements: all channels, and, where lean pages
+ * are seen, those that the head keeps, zeros behind them. kept: the thread's, of which there are
+ * n_kept.
+ */
 template <int D>
-static __device__ __forceinline__ void load_queries(const float *q, uint32_t group_size,
-                                                    const uint16_t *channels, uint32_t n_kept,
-                                                    bool sees_lean, decode_shared<D> *sh) {
+static __device__ __forceinline__ void
+load_queries(const float *q, uint32_t pitch, uint32_t group_size, uint32_t kept, uint32_t n_kept,
+             bool sees_lean, decode_shared<D> *sh) {
   enum { N = thread_rows<D>::N };
-  const uint32_t c = threadIdx.x % D, kept = sees_lean ? channels[c] : 0;
+  const uint32_t c = threadIdx.x % D;
   float wide[N], lean[N];
 #pragma unroll
   for (int i = 0; i < N; i++) {
     const uint32_t h = part_head<D>(i);
-    wide[i] = h < group_size ? q[h * D + c] : 0.0f;
-    lean[i] = h < group_size && sees_lean && c < n_kept ? q[h * D + kept] : 0.0f;
+    wide[i] = h < group_size ? q[h * pitch + c] : 0.0f;
+    lean[i] = h < group_size && sees_lean && c < n_kept ? q[h * pitch + kept] : 0.0f;
   }
 #pragma unroll
   for (int i = 0; i < N; i++) sh->q_wide[part_head<D>(i)][c] = lk_to_element(wide[i]);
   if (!sees_lean) return;
 #pragma unroll
   for (int i = 0; i < N; i++) sh->q_lean[part_head<D>(i)][c] = lk_to_element(lean[i]);
+}
+
+/* The group's rows of q, rotated, to rows [D + 4] of shared memory. */
+template <int D>
+static __device__ __forceinline__ void rotate_queries(const lk_cuda_decode *job, const head_work *w,
+                                                      uint32_t group_size, float *to) {
+  enum { N = thread_rows<D>::N };
+  const uint32_t c = threadIdx.x % D;
+  const float *q = job->q + w->group * job->fresh.q_pitch + (size_t)w->head * group_size * D;
+  const lk_rotation r = lk_rotation_of<D>(&job->fresh, w->group, c);
+  float own[N], partner[N];
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+    const uint32_t h = part_head<D>(i);
+    own[i] = h < group_size ? q[h * D + c] : 0.0f;
+    partner[i] = h < group_size ? q[h * D + r.partner] : 0.0f;
+  }
+#pragma unroll
+  for (int i = 0; i < N; i++)
+    to[part_head<D>(i) * (D + 4) + c] = lk_rotated(&r, own[i], partner[i]);
+}
+
+/* Whether the block has the head's last page, into which a fresh row goes. */
+static __device__ __forceinline__ bool has_new_token(const head_work *w) {
+  return w->chunk_end == lk_n_chunks(&w->pages);
 }
 
 /* Whether the block has lean pages of the head. */
@@ -231,14 +260,13 @@ static __device__ __forceinline__ bool sees_lean(const head_work *w) {
 /* A head's queries, and what the mean adds to logits of lean pages, in units of exponents of 2: 0
  * where none stands in. For a head without lean pages it is the mean's own logit, -inf where there
  * is none; the block that has the head's first chunk keeps it for the merge. */
-template <int D>
+template <int D, bool FRESH>
 static __device__ void load_head(const lk_cuda_decode *job, const head_work *w, float scale,
-                                 decode_shared<D> *sh) {
+                                 decode_shared<D> *sh, lk_new_token<D, N_CONSUMERS> *token) {
   enum { N_EACH = LK_CUDA_MAX_GROUP / N_CONSUMER_WARPS }; /* query heads of a warp */
   const uint32_t group_size = job->view.n_heads / job->view.n_kv_heads, warp = threadIdx.x / 32;
   const uint32_t n_kept = job->view.heads[w->head].n_kept;
   const size_t first = (size_t)w->group * job->view.n_heads + w->head * group_size;
-  const float *q = job->q + first * D;
   const uint16_t *channels = job->view.channels + (size_t)w->head * D;
   const lk_cuda_group *group = &job->groups[w->group];
   const bool lean = sees_lean(w);
@@ -246,11 +274,23 @@ static __device__ void load_head(const lk_cuda_decode *job, const head_work *w, 
   const float *sums = wants_mean ? lk_mean_sums(&job->means, group, w->head, n_kept, D) : NULL;
   const uint32_t n_rows =
       warp < group_size ? (group_size - warp + N_CONSUMER_WARPS - 1) / N_CONSUMER_WARPS : 0;
+  const uint32_t kept = lean ? channels[threadIdx.x % D] : 0;
   lk_mean_terms<D, N_EACH> terms;
-  if (sums)
-    lk_mean_ask<D, N_EACH>(&terms, q + warp * D, N_CONSUMER_WARPS * D, n_rows, sums, channels,
-                           n_kept);
-  load_queries<D>(q, group_size, channels, n_kept, lean, sh);
+  if (sums) lk_mean_ask<D, N_EACH>(&terms, sums, channels, n_kept);
+  const float *q = job->q + first * D;
+  uint32_t pitch = D;
+  if (FRESH) {
+    float *rotated = &sh->o[0][0][0]; /* not in use yet */
+    static_assert(sizeof sh->o >= LK_CUDA_MAX_GROUP * (D + 4) * sizeof(float), "room");
+    rotate_queries<D>(job, w, group_size, rotated);
+    if (has_new_token(w))
+      lk_new_token_load<D, N_CONSUMERS>(job, w->group, w->head, w->pages.n - 1, token);
+    consumers_meet();
+    q = rotated;
+    pitch = D + 4;
+  }
+  if (sums) lk_mean_ask_rows<D, N_EACH>(&terms, q + warp * pitch, N_CONSUMER_WARPS * pitch, n_rows);
+  load_queries<D>(q, pitch, group_size, kept, n_kept, lean, sh);
   float logits[N_EACH];
   if (sums) lk_mean_logits<D, N_EACH>(&terms, group->n_middle, logits);
   if (threadIdx.x % 32 != 0) return;
@@ -354,11 +394,13 @@ static __device__ __forceinline__ void clear_values(unsigned char *slot, uint32_
   __syncwarp();
 }
 
-/* The chunk's pages; false where the head has none of them. */
-template <int D>
+/* The chunk's pages; false where the head has none of them. `token`, where rows are fresh, goes
+ * into the last page. */
+template <int D, bool FRESH>
 static __device__ bool consume_chunk(const head_work *w, uint32_t chunk, float scale,
                                      decode_shared<D> *sh, unsigned char *ring, uint32_t n_slots,
-                                     ring_place *place, warp_sums<D> *sums) {
+                                     ring_place *place, const lk_new_token<D, N_CONSUMERS> *token,
+                                     warp_sums<D> *sums) {
   const uint32_t first = threadIdx.x / 32 * TILE_TOKENS;
   const uint32_t begin = lk_chunk_begin(&w->pages, chunk);
   const uint32_t end = min(lk_chunk_begin(&w->pages, chunk + 1), w->pages.n);
@@ -371,6 +413,13 @@ static __device__ bool consume_chunk(const head_work *w, uint32_t chunk, float s
     unsigned char *slot = ring + (size_t)place->slot * lk_wide_segment(D);
     const uint32_t n_valid = min(w->n_tokens - page * LK_CUDA_P, (uint32_t)LK_CUDA_P);
     lk_barrier_wait(&sh->full[place->slot], place->parity);
+    if (FRESH && page + 1 == w->pages.n) {
+      lk_new_token_put<D, N_CONSUMERS>(token, w->n_tokens - 1, slot);
+      consumers_meet();
+#if __CUDA_ARCH__ >= 900
+      lk_fence_async();
+#endif
+    }
     if (first < n_valid) {
       const bool partly = n_valid < first + TILE_TOKENS;
       if (partly) clear_values<D>(slot, lean ? w->n_padded : D, n_valid);
@@ -469,13 +518,14 @@ static __device__ void part_store(const thread_part<D> *p, uint32_t group_size, 
   if (threadIdx.x == 0) tail[PARTIAL_WHOLE] = whole ? 1.0f : 0.0f;
 }
 
-template <int D>
+template <int D, bool FRESH>
 static __device__ void consume_head(const lk_cuda_decode *job, const head_work *w, float scale,
                                     decode_shared<D> *sh, unsigned char *ring, uint32_t n_slots,
                                     ring_place *place) {
   const uint32_t group_size = job->view.n_heads / job->view.n_kv_heads;
   const uint32_t n_chunks = lk_n_chunks(&w->pages);
-  load_head<D>(job, w, scale, sh);
+  lk_new_token<D, N_CONSUMERS> token;
+  load_head<D, FRESH>(job, w, scale, sh, &token);
   consumers_meet();
   for (uint32_t node = w->chunk / NODE_CHUNKS; node * NODE_CHUNKS < w->chunk_end; node++) {
     uint32_t next;
@@ -495,7 +545,7 @@ static __device__ void consume_head(const lk_cuda_decode *job, const head_work *
       warp_sums<D> sums;
       thread_part<D> part;
       part_clear<D>(&part);
-      consume_chunk<D>(w, chunk, scale, sh, ring, n_slots, place, &sums);
+      consume_chunk<D, FRESH>(w, chunk, scale, sh, ring, n_slots, place, &token, &sums);
       sum_warps<D>(&sums, group_size, sh, &part);
       if (first == node_end) first = chunk;
       if (whole)
@@ -509,7 +559,7 @@ static __device__ void consume_head(const lk_cuda_decode *job, const head_work *
   consumers_meet(); /* before the next head's queries are written */
 }
 
-template <int D>
+template <int D, bool FRESH>
 static __global__ void __launch_bounds__(N_THREADS, 2)
     decode_kernel(const __grid_constant__ lk_cuda_decode job, uint32_t n_slots) {
   extern __shared__ __align__(128) unsigned char memory[];
@@ -545,146 +595,11 @@ static __global__ void __launch_bounds__(N_THREADS, 2)
   do {
     const head_work w = head_work_at(&job, group, head, &begin, &end);
     if (producer)
-      produce_head<D>(&job, &w, sh, ring, n_slots, &place, &waited);
+      produce_head<D, FRESH>(&job, &w, sh, ring, n_slots, &place, &waited);
     else
-      consume_head<D>(&job, &w, scale, sh, ring, n_slots, &place);
+      consume_head<D, FRESH>(&job, &w, scale, sh, ring, n_slots, &place);
   } while (next_head(&job.view, &end, &group, &head));
   if (!waited) lk_dependency_wait(); /* the launch after this one counts on it */
-}
-
-/* ---- merge: one block a sequence and query head, or several with a part of its channels each ----
- */
-
-enum {
-  MAX_MERGE_THREADS = 512,
-  MAX_MERGE_LANES = 64, /* nodes at a time */
-  MERGE_PARTS = 4       /* blocks of a query head where there are few heads in all */
-};
-
-/* A running fold, of two channels. */
-typedef struct merge_sum {
-  float m, l;
-  float2 o;
-} merge_sum;
-
-static __device__ __forceinline__ merge_sum merge_nothing(void) {
-  return merge_sum{-INFINITY, 0.0f, make_float2(0.0f, 0.0f)};
-}
-static __device__ __forceinline__ void merge_fold(merge_sum *s, float m, float l, float2 o) {
-  float a, b;
-  lk_fold_factors(&s->m, m, &a, &b);
-  s->l = lk_folded(s->l, a, l, b);
-  s->o.x = lk_folded(s->o.x, a, o.x, b);
-  s->o.y = lk_folded(s->o.y, a, o.y, b);
-}
-
-/* The fold of a node's chunks, or its partial where a block had the node whole. Eager: all partials
- * are asked for before it is known whether they count, so that memory is waited for once. */
-static __device__ merge_sum merge_node(const lk_cuda_decode *job, uint32_t group, uint32_t head,
-                                       const lk_pages *pages, bool empty_head, uint32_t node,
-                                       uint32_t q, uint32_t channel, bool eager) {
-  const uint32_t group_size = job->view.n_heads / job->view.n_kv_heads;
-  const size_t at = (size_t)q * job->view.head_dim + channel;
-  const size_t tail = (size_t)group_size * job->view.head_dim;
-  const size_t stride = lk_partial_floats(group_size, job->view.head_dim);
-  const uint32_t begin = node * NODE_CHUNKS, end = min(begin + NODE_CHUNKS, lk_n_chunks(pages));
-  uint32_t next;
-  if (empty_head && lk_node_in_middle(pages, node, &next)) return merge_nothing();
-  const float *base = lk_partial(job, group, head, begin);
-  uint32_t first = NODE_CHUNKS; /* that has anything */
-  bool whole = false;
-  merge_sum part[NODE_CHUNKS], sum = merge_nothing();
-#pragma unroll
-  for (uint32_t i = 0; i < NODE_CHUNKS; i++) {
-    part[i] = merge_nothing();
-    if (begin + i >= end || (empty_head && lk_chunk_in_middle(pages, begin + i))) continue;
-    const float *p = base + i * stride;
-    if (first == NODE_CHUNKS) {
-      first = i;
-      whole = p[tail + PARTIAL_WHOLE] != 0.0f;
-    } else if (!eager && whole) {
-      continue;
-    }
-    part[i] =
-        merge_sum{p[tail + PARTIAL_M + q], p[tail + PARTIAL_L + q], *(const float2 *)(p + at)};
-  }
-#pragma unroll
-  for (uint32_t i = 0; i < NODE_CHUNKS; i++)
-    if (!whole || i == first) merge_fold(&sum, part[i].m, part[i].l, part[i].o);
-  return sum;
-}
-
-/* The middle of a head without lean pages, where its mean stands for it: one key, n times. */
-static __device__ __forceinline__ void merge_mean(const lk_cuda_decode *job, uint32_t group,
-                                                  uint32_t hq, uint32_t head, uint32_t channel,
-                                                  merge_sum *sum) {
-  const float m = job->mean_logits[(size_t)group * job->view.n_heads + hq];
-  if (m == -INFINITY) return;
-  const lk_cuda_group *g = &job->groups[group];
-  const float *values = g->mean + job->means.offset + ((size_t)head * 2 + 1) * job->view.head_dim;
-  merge_fold(sum, m, (float)g->n_middle, *(const float2 *)(values + channel));
-}
-
-template <int D>
-static __global__ void __launch_bounds__(MAX_MERGE_THREADS)
-    merge_kernel(const __grid_constant__ lk_cuda_decode job, uint32_t n_parts) {
-  __shared__ float node_m[MAX_MERGE_LANES], node_l[MAX_MERGE_LANES];
-  __shared__ float span_m[MAX_MERGE_LANES / SPAN_NODES], span_l[MAX_MERGE_LANES / SPAN_NODES];
-  __shared__ float2 node_o[MAX_MERGE_THREADS];
-  const uint32_t width = D / 2 / n_parts, n_lanes = blockDim.x / width;
-  const uint32_t pair = threadIdx.x % width, lane = threadIdx.x / width;
-  const uint32_t hq = blockIdx.x / n_parts, group = blockIdx.y;
-  const uint32_t group_size = job.view.n_heads / job.view.n_kv_heads;
-  const uint32_t q = hq % group_size, head = hq / group_size;
-  const uint32_t channel = (blockIdx.x % n_parts * width + pair) * 2;
-  const lk_pages pages = lk_pages_of_group(&job.groups[group]);
-  const bool empty_head = job.view.heads[head].n_padded == 0;
-  const uint32_t n_nodes = (lk_n_chunks(&pages) + NODE_CHUNKS - 1) / NODE_CHUNKS;
-  merge_sum total = merge_nothing(), span = merge_nothing();
-  lk_dependency_pass();
-  for (uint32_t base = 0; base < n_nodes; base += n_lanes) {
-    const uint32_t n = min(n_nodes - base, n_lanes);
-    if (lane < n) {
-      const merge_sum node =
-          merge_node(&job, group, head, &pages, empty_head, base + lane, q, channel, n_parts > 1);
-      node_o[threadIdx.x] = node.o;
-      if (pair == 0) {
-        node_m[lane] = node.m;
-        node_l[lane] = node.l;
-      }
-    }
-    __syncthreads();
-    if (n_lanes >= SPAN_NODES) {
-      if (lane % SPAN_NODES == 0 && lane < n) {
-        span = merge_nothing();
-        for (uint32_t i = lane; i < min(lane + SPAN_NODES, n); i++)
-          merge_fold(&span, node_m[i], node_l[i], node_o[i * width + pair]);
-        node_o[threadIdx.x] = span.o;
-        if (pair == 0) {
-          span_m[lane / SPAN_NODES] = span.m;
-          span_l[lane / SPAN_NODES] = span.l;
-        }
-      }
-      __syncthreads();
-      for (uint32_t i = 0; lane == 0 && i < n; i += SPAN_NODES)
-        merge_fold(&total, span_m[i / SPAN_NODES], span_l[i / SPAN_NODES],
-                   node_o[i * width + pair]);
-    } else {
-      for (uint32_t i = 0; lane == 0 && i < n; i++) {
-        merge_fold(&span, node_m[i], node_l[i], node_o[i * width + pair]);
-        if ((base + i) % SPAN_NODES != SPAN_NODES - 1 && base + i + 1 < n_nodes) continue;
-        merge_fold(&total, span.m, span.l, span.o);
-        span = merge_nothing();
-      }
-    }
-    __syncthreads();
-  }
-  if (lane != 0) return;
-  if (empty_head && job.mean_logits != NULL) merge_mean(&job, group, hq, head, channel, &total);
-  float2 *out = (float2 *)(job.out + ((size_t)group * job.view.n_heads + hq) * D + channel);
-  /* With no key at all, 0. */
-  const float l = total.l == 0.0f ? 1.0f : total.l;
-  *out = make_float2(total.o.x / l, total.o.y / l);
 }
 
 /* ---- launching ---- */
@@ -707,36 +622,21 @@ template <int D> static void choose_ring(lk_cuda_device *dev, lk_cuda_ring *ring
     break;
   }
   ring->n_bytes = fixed + ring->n_slots * slot;
-  const cudaError_t code = cudaFuncSetAttribute(
-      decode_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, ring->n_bytes);
-  if (code != cudaSuccess) lk_cuda_keep(dev, code, "decode attention");
-}
-
-/* Few heads: several blocks each, with all nodes at once. Many: as many nodes at a time as the
- * device has threads for. */
-static void choose_merge(const lk_cuda_device *dev, const lk_cuda_decode *job, uint32_t *n_parts,
-                         uint32_t *n_lanes) {
-  const size_t n_heads = (size_t)job->n_groups * job->view.n_heads;
-  *n_parts = n_heads * MERGE_PARTS <= 2 * (size_t)dev->n_sm ? MERGE_PARTS : 1;
-  const uint32_t width = job->view.head_dim / 2 / *n_parts;
-  *n_lanes = 1;
-  while (*n_lanes * NODE_PAGES < job->max_pages && *n_lanes < MAX_MERGE_LANES &&
-         2 * *n_lanes * width <= MAX_MERGE_THREADS &&
-         2 * *n_lanes * width * *n_parts * n_heads <= (size_t)dev->n_sm * 2048)
-    *n_lanes *= 2;
+  for (const auto kernel : {decode_kernel<D, false>, decode_kernel<D, true>}) {
+    const cudaError_t code =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, ring->n_bytes);
+    if (code != cudaSuccess) lk_cuda_keep(dev, code, "decode attention");
+  }
 }
 
 template <int D>
 static void launch(lk_cuda_device *dev, lk_cuda_ring *ring, const lk_cuda_decode *job) {
   if (ring->n_slots == 0) choose_ring<D>(dev, ring);
   const unsigned n_blocks = (unsigned)(dev->n_sm * ring->n_blocks);
-  lk_cuda_launch(dev, "decode attention", decode_kernel<D>, n_blocks, N_THREADS,
-                 (size_t)ring->n_bytes, *job, (uint32_t)ring->n_slots);
-  uint32_t n_parts, n_lanes;
-  choose_merge(dev, job, &n_parts, &n_lanes);
-  lk_cuda_launch(dev, "merge of attention", merge_kernel<D>,
-                 dim3(job->view.n_heads * n_parts, job->n_groups), n_lanes * (D / 2 / n_parts), 0,
-                 *job, n_parts);
+  lk_cuda_launch(dev, "decode attention",
+                 job->fresh.k ? decode_kernel<D, true> : decode_kernel<D, false>, n_blocks,
+                 N_THREADS, (size_t)ring->n_bytes, *job, (uint32_t)ring->n_slots);
+  lk_cuda_merge(dev, job);
 }
 
 void LK_OF_ELEMENT(lk_cuda_decode)(lk_cuda_device *dev, const lk_cuda_decode *job) {
