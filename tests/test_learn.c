@@ -337,7 +337,10 @@ static void test_what_must_matter(void **state) {
 /* ---- stopped, and gone on with ---- */
 
 /* A second learner goes on and gives `want`, told from where. */
-static void go_on(const leank_learn_options *o, const lk_watch *stopped, const leank_mask *want) {
+/* whole: a run that nothing stopped. The choice is between KLs of both stages, of which one may
+ * have been evaluated before the stop. */
+static void go_on(const leank_learn_options *o, const lk_watch *stopped, const lk_watch *whole,
+                  const leank_mask *want) {
   lk_watch w = {0};
   leank_mask *mask = lk_learn_must(model, o, &w);
   lk_assert_masks_same(want, mask, "gone on");
@@ -353,6 +356,9 @@ static void go_on(const leank_learn_options *o, const lk_watch *stopped, const l
     assert_int_equal(w.n_of[LEANK_LEARN_RESUME], 0);
   }
   assert_int_equal(n_done + w.n_of[LEANK_LEARN_STEP], o->n_steps1 + o->n_steps2);
+  const leank_learn_event *choice = &w.last[LEANK_LEARN_CHOICE];
+  assert_int_equal(choice->stage, whole->last[LEANK_LEARN_CHOICE].stage);
+  assert_true(choice->kl > 0 && choice->kl == whole->last[LEANK_LEARN_CHOICE].kl);
   leank_mask_close(&mask);
 }
 
@@ -382,7 +388,7 @@ static void test_stopped_at_every_event(void **state) {
       lk_assert_masks_same(want, mask, "stopped too late");
     }
     leank_mask_close(&mask);
-    go_on(&o, &w, want);
+    go_on(&o, &w, &whole, want);
     assert_int_equal(lk_folder_count(FOLDER, NULL), 1 + (access(FOLDER "/mask", F_OK) == 0));
     unlink(CHECKPOINT);
   }

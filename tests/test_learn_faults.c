@@ -238,13 +238,39 @@ static void test_checkpoints_with_a_flipped_bit(void **state) {
     lk_blob_write(CHECKPOINT, b.bytes, b.n);
     const leank_status status = leank_learner_open(model, &o, &learner, &err);
     assert_null(learner);
-    /* Bytes 16 to 31 are the key and the count: it looks like one of something else. */
-    assert_int_equal(status, i >= 16 && i < 32 ? LEANK_E_MISMATCH : LEANK_E_FORMAT);
+    /* Bytes 8 to 31 are version, key and count: it looks like one of something else. */
+    assert_int_equal(status, i >= 8 && i < 32 ? LEANK_E_MISMATCH : LEANK_E_FORMAT);
     assert_holds(CHECKPOINT, b.bytes, b.n);
     b.bytes[i] ^= (unsigned char)(1u << i % 8);
   }
   lk_blob_write(CHECKPOINT, b.bytes, b.n);
   assert_goes_on(&o);
+  free(b.bytes);
+}
+
+/* Version 1 had eight bytes more, behind the third number of the state. */
+static void test_a_checkpoint_of_an_older_version(void **state) {
+  (void)state;
+  enum { VERSION_AT = 8, MORE_AT = 40 + 24, N_MORE = 8 };
+  leank_learn_options o = stopped_run();
+  lk_watch w = {0};
+  lk_blob b = lk_blob_read(CHECKPOINT);
+  unsigned char *old = calloc(b.n + N_MORE, 1);
+  const uint64_t version = 1;
+  assert_non_null(old);
+  memcpy(old, b.bytes, MORE_AT);
+  memcpy(old + MORE_AT + N_MORE, b.bytes + MORE_AT, b.n - MORE_AT);
+  memcpy(old + VERSION_AT, &version, sizeof version);
+  lk_blob_write(CHECKPOINT, old, b.n + N_MORE);
+  refused(&o, LEANK_E_MISMATCH, "of format version 1, and this program reads 2");
+  assert_holds(CHECKPOINT, old, b.n + N_MORE);
+  o.fresh = true;
+  leank_mask *mask = lk_learn_must(model, &o, &w);
+  assert_int_equal(w.n_of[LEANK_LEARN_RESUME], 0);
+  lk_assert_masks_same(want, mask, "begun anew");
+  leank_mask_close(&mask);
+  unlink(CHECKPOINT);
+  free(old);
   free(b.bytes);
 }
 
@@ -605,6 +631,7 @@ int main(void) {
       cmocka_unit_test(test_less_memory_than_needed),
       cmocka_unit_test(test_a_batch_larger_than_all_questions),
       cmocka_unit_test(test_truncated_checkpoints),
+      cmocka_unit_test(test_a_checkpoint_of_an_older_version),
       cmocka_unit_test(test_checkpoints_with_a_flipped_bit),
       cmocka_unit_test(test_a_checkpoint_of_other_settings),
       cmocka_unit_test(test_beginning_anew),

@@ -179,9 +179,9 @@ LEANK_API void leank_learn_options_paper(const leank_model_info *model,
                                          leank_learn_options *options);
 
 /* Checks everything, makes the data, finds a checkpoint. LEANK_E_ARGUMENT, _CONTEXT, _IO, _FORMAT,
- * _MISMATCH (a checkpoint of other settings, data or model), _MEMORY (more than cache_bytes),
- * _UNSUPPORTED (what the device cannot do, or none is there). The model must outlive the learner.
- */
+ * _MISMATCH (a checkpoint of other settings, data, model or version), _MEMORY (more than
+ * cache_bytes), _UNSUPPORTED (what the device cannot do, or none is there). The model must outlive
+ * the learner. */
 LEANK_API leank_status leank_learner_open(const leank_model *model,
                                           const leank_learn_options *options, leank_learner **out,
                                           leank_error *err);

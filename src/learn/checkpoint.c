@@ -1,5 +1,6 @@
 #include "learn/checkpoint.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -7,7 +8,7 @@
 #include "base/hash.h"
 #include "base/map.h"
 
-enum { VERSION = 1, MAX_STEPS = 1 << 30 };
+enum { VERSION = 2, MAX_STEPS = 1 << 30 };
 static const char MAGIC[8] = "LEANKCKP";
 
 typedef struct header {
@@ -36,8 +37,8 @@ leank_status lk_checkpoint_write(const char *path, uint64_t key, const lk_learn_
 
 static bool is_sound(const lk_learn_state *s) {
   return s->stage >= 1 && s->stage <= 3 && s->step <= MAX_STEPS && s->n_adam <= MAX_STEPS &&
-         s->has_kl1 <= 1 && isfinite(s->lambda) && isfinite(s->kl1) && isfinite(s->kl2) &&
-         isfinite(s->seconds) && isfinite(s->flops) && isfinite(s->reference_flops);
+         isfinite(s->lambda) && isfinite(s->kl1) && isfinite(s->kl2) && isfinite(s->seconds) &&
+         isfinite(s->flops) && isfinite(s->reference_flops);
 }
 
 static leank_status check_magic(const char *path, const lk_map *map, size_t n_least,
@@ -73,8 +74,10 @@ leank_status lk_checkpoint_read(const char *path, uint64_t key, lk_learn_state *
   LK_TRY(lk_map_open(path, &map, err));
   LK_TRY(check_magic(path, &map, sizeof h, err));
   memcpy(&h, map.data, sizeof h);
-  LK_FAIL_IF(h.version != VERSION, err, LEANK_E_FORMAT, 8, "%s: a checkpoint of another version",
-             path);
+  LK_FAIL_IF(h.version != VERSION, err, LEANK_E_MISMATCH, 8,
+             "%s: this checkpoint is of format version %" PRIu64
+             ", and this program reads %d: go on with the program that wrote it, or begin anew",
+             path, h.version, VERSION);
   LK_FAIL_IF(
       h.key != key || h.n != n, err, LEANK_E_MISMATCH, 16,
       "%s: this checkpoint is of other settings, data or another model: go on with those, or "

@@ -11,13 +11,12 @@
 #include "base/error.h"
 
 typedef struct lk_learn_state {
-  uint64_t stage;   /* 1, 2; 3: both are done */
-  uint64_t step;    /* updates done in the stage */
-  uint64_t n_adam;  /* updates the moments have seen */
-  uint64_t has_kl1; /* stage 1 has been evaluated */
-  double lambda;    /* of the next update of stage 1 */
-  double kl1, kl2;  /* held-out KL of the masks of either stage */
-  double seconds;   /* of earlier runs */
+  uint64_t stage;  /* 1, 2; 3: both are done */
+  uint64_t step;   /* updates done in the stage */
+  uint64_t n_adam; /* updates the moments have seen */
+  double lambda;   /* of the next update of stage 1 */
+  double kl1, kl2; /* held-out KL of the masks of either stage, each known behind its stage */
+  double seconds;  /* of earlier runs */
   double flops, reference_flops;
 } lk_learn_state;
 
@@ -32,7 +31,7 @@ leank_status lk_checkpoint_write(const char *path, uint64_t key, const lk_learn_
  * checkpoint (a broken one is one). LEANK_E_IO. */
 leank_status lk_checkpoint_check(const char *path, leank_error *err);
 /* *found false where there is no file. LEANK_E_FORMAT: it is no checkpoint, or broken;
- * LEANK_E_MISMATCH: of another key or size. state and arrays are untouched on failure. */
+ * LEANK_E_MISMATCH: of another version, key or size. state and arrays are untouched on failure. */
 leank_status lk_checkpoint_read(const char *path, uint64_t key, lk_learn_state *state,
                                 float *const arrays[LK_CHECKPOINT_ARRAYS], size_t n, bool *found,
                                 leank_error *err);
