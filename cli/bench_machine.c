@@ -76,10 +76,8 @@ int bench_machine_describe(bench_machine *m, const cli_engine_options *engine) {
   return m->on_cuda ? describe_device(index, &m->device) : CLI_GO;
 }
 
-int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
+int bench_machine_read(bench_machine *m) {
   leank_error err;
-  int code = bench_machine_describe(m, engine);
-  if (code != CLI_GO) return code;
   leank_bench_options less = m->options;
   less.n_repeats = N_READ_PASSES;
   if (less.rotate_bytes > most_read_bytes) less.rotate_bytes = most_read_bytes;
@@ -90,6 +88,11 @@ int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
     status = leank_bench_read(&less, &m->read, &err);
   }
   return bench_measure_end(m, status, &err);
+}
+
+int bench_machine_open(bench_machine *m, const cli_engine_options *engine) {
+  int code = bench_machine_describe(m, engine);
+  return code == CLI_GO ? bench_machine_read(m) : code;
 }
 
 double bench_read_bandwidth(const bench_machine *m) {

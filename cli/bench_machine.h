@@ -38,9 +38,11 @@ typedef struct bench_machine {
 /* Describes the machine, or the CUDA device of `engine`, with the threads and level of `engine`:
  * m's options are complete. m must stay where it is. CLI_GO, or complains. */
 int bench_machine_describe(bench_machine *m, const cli_engine_options *engine);
-/* The same, and measures the read bandwidth of its memory. Where memory is short, over less than
- * options.rotate_bytes; over 2 GiB at most. m must stay where it is. Complains and returns a code
- * other than CLI_GO where that fails. */
+/* Measures the read bandwidth of the memory of a machine that is described. Where memory is short,
+ * over less than options.rotate_bytes; over 2 GiB at most. Complains and returns a code other than
+ * CLI_GO where that fails. */
+int bench_machine_read(bench_machine *m);
+/* Both. */
 int bench_machine_open(bench_machine *m, const cli_engine_options *engine);
 
 /* Around every measurement: a progress bar, Ctrl-C; end returns CLI_GO for LEANK_OK, else complains

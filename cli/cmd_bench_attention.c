@@ -140,7 +140,7 @@ int cmd_bench_attention(int argc, char **argv) {
   o.only_check = true;
   if (code == CLI_GO) code = run(&machine, &o, &shape, mask);
   o.only_check = false;
-  if (code == CLI_GO) code = bench_machine_open(&machine, &o.engine);
+  if (code == CLI_GO) code = bench_machine_read(&machine);
   if (code == CLI_GO) code = run(&machine, &o, &shape, mask);
   leank_mask_close(&mask);
   return code == CLI_GO ? CLI_OK : code;

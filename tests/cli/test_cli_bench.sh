@@ -159,9 +159,12 @@ fi
   expect_code 0
   # 128 + 768 wide tokens and 2 lean pages of (8 + 32) channels, 2 heads, 2 bytes, 3 layers
   expect_out '^Dk 8 +1,?024 +1 +749,568 '
-  leank bench attention --heads 4 --mask "$work/mask" -l 512 $small
+  leank bench attention --heads 4 --mask "$work/mask" -l 512,1k $small
   expect_code 0
   expect_out '^mask +512 '
+  expect_out '^mask +1024 '
+  [ "$(grep -c ' threads; reads ' "$work/out")" -eq 1 ] && [ "$(grep -c '^cache ' "$work/out")" -eq 1 ]
+  check $? "the machine and the columns are described once"
   leank bench attention --mask "$work/mask" -l 512 $small
   expect_failure 2 'how many query heads'
   leank bench attention --heads 4,2,64 --mask "$work/mask" -l 512 $small
