@@ -78,6 +78,13 @@ static bool list_parse(const char *text, cli_sizes *out) {
   return true;
 }
 
+size_t cli_sizes_largest(const cli_sizes *sizes) {
+  size_t largest = 0;
+  for (size_t i = 0; i < sizes->n; i++)
+    if (sizes->values[i] > largest) largest = sizes->values[i];
+  return largest;
+}
+
 /* Reachable from here, so that no tool takes them for lost. */
 typedef struct kept_text {
   struct kept_text *next;

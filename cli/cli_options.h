@@ -70,6 +70,9 @@ bool cli_value_parse(const cli_option *option, const char *text);
 /* Appends one text, commas and all; false where there is no room. */
 bool cli_texts_add(cli_texts *texts, const char *text, size_t n);
 
+/* 0 of none. */
+size_t cli_sizes_largest(const cli_sizes *sizes);
+
 /* A copy that lives until the program ends. */
 const char *cli_keep_text(const char *text, size_t n);
 

@@ -236,11 +236,10 @@ static int remove_channels(measuring *m) {
   double kl[MAX_REMOVALS] = {0};
   analysis *a = m->a;
   leank_eval_prompt p;
-  size_t n_rows = 0, longest = 0;
+  size_t n_rows = 0;
+  const size_t longest = cli_sizes_largest(&m->options->lengths);
   int code = make_removals(m, masks, variants);
   const size_t n = a->n_curves * a->n_ratios;
-  for (size_t i = 0; i < m->options->lengths.n; i++)
-    if (m->options->lengths.values[i] > longest) longest = m->options->lengths.values[i];
   cli_progress_begin(&m->progress, "removing");
   cli_interrupt_arm(NULL);
   for (m->at = 0; code == CLI_GO && m->at < m->n; m->at++) {

@@ -7,14 +7,14 @@
 #include "bench_steps.h"
 #include "cli_console.h"
 
-enum { N_WARMUP_STEPS = 3, MAX_BATCH = 65536, LEAST_CHUNK = 64 };
+enum { N_WARMUP_STEPS = 3, MAX_STEPS = 1 << 20, MAX_BATCH = 65536, LEAST_CHUNK = 64 };
 
 typedef struct memory_options {
   cli_engine_options engine;
-  size_t n_prompt, n_new;
+  cli_sizes lengths, batches;
+  size_t n_steps;
   size_t limit; /* pretended bytes of memory; 0: what there is */
-  cli_sizes batches;
-  int fill; /* bench_fill */
+  int fill;     /* bench_fill */
   bool no_dense, json;
 } memory_options;
 
@@ -30,6 +30,7 @@ typedef struct bench {
   const memory_options *options;
   const bench_machine *machine;
   bool random;
+  size_t length;          /* tokens of each sequence at first, of those asked for */
   size_t budget, weights; /* bytes: for a session, weights aside; of the weights */
   leank_session *keeper;  /* of one sequence: while it is open, the weights stay on a device */
 } bench;
@@ -41,8 +42,8 @@ static int compare_sizes(const void *a, const void *b) {
 
 static int parse(int argc, char **argv, memory_options *o, bench_machine *m, const char **words) {
   const cli_option rows[] = {
-      {'l', "prompt", CLI_SIZE, &o->n_prompt, "N", "tokens of each sequence at first (4096)"},
-      {'n', "new", CLI_SIZE, &o->n_new, "N", "tokens that are added, one a step (127)"},
+      {'l', "lengths", CLI_LIST, &o->lengths, "LIST", "tokens of each sequence at first (4096)"},
+      {'n', "steps", CLI_SIZE, &o->n_steps, "N", "decode steps, each adds a token (127)"},
       {'b', "batch", CLI_LIST, &o->batches, "LIST",
        "sequences (1, 2, 4, ... and the most that fit)"},
       {0, "memory", CLI_SIZE, &o->limit, "BYTES", "pretend that there is no more memory"},
@@ -69,12 +70,11 @@ static int parse(int argc, char **argv, memory_options *o, bench_machine *m, con
   };
   int code = cli_parse(&command, argc, argv, words);
   if (code != CLI_GO) return code;
-  if (o->n_prompt == 0 || o->n_new == 0) return cli_usage_error("-l and -n are at least 1");
-  if (o->n_prompt > SIZE_MAX / 4 || o->n_new > SIZE_MAX / 4)
-    return cli_usage_error("-l or -n too large");
+  if (o->n_steps == 0 || o->n_steps > MAX_STEPS)
+    return cli_usage_error("--steps is 1 to %d", MAX_STEPS);
+  if (cli_sizes_largest(&o->lengths) > SIZE_MAX / 4) return cli_usage_error("--lengths: too large");
   for (size_t i = 0; i < o->batches.n; i++) {
-    if (o->batches.values[i] == 0 || o->batches.values[i] > MAX_BATCH)
-      return cli_usage_error("--batch: 1 to %d", MAX_BATCH);
+    if (o->batches.values[i] > MAX_BATCH) return cli_usage_error("--batch is 1 to %d", MAX_BATCH);
   }
   qsort(o->batches.values, o->batches.n, sizeof *o->batches.values, compare_sizes);
   if (o->no_dense && !o->engine.mask) return cli_usage_error("--no-dense needs --mask");
@@ -87,7 +87,7 @@ static int parse(int argc, char **argv, memory_options *o, bench_machine *m, con
 static int session_bytes(const bench *b, bool masked, size_t n, size_t *out, size_t *weights) {
   leank_plan plan;
   int code = cli_make_plan(b->engine->info, masked ? b->engine->mask : NULL, &b->engine->options,
-                           b->options->n_prompt + b->options->n_new, n, &plan);
+                           b->length + b->options->n_steps, n, &plan);
   if (code != CLI_GO) return code;
   *out = plan.wide_reserved + plan.lean_reserved + plan.other_scratch +
          (b->random ? plan.turn_reserved : plan.prefill_scratch);
@@ -136,7 +136,7 @@ static int find_budget(bench *b) {
 
 /* ---- measuring ---- */
 
-/* All but the last tokens of the prompt, which are the warm-up. */
+/* All but the last tokens of the length, which are the warm-up. */
 static leank_status fill(const bench *b, const bench_steps *steps, leank_session *session, size_t n,
                          bench_memory_row *row, leank_error *err) {
   double seconds = 0;
@@ -153,13 +153,13 @@ static leank_status measure_session(const bench *b, leank_session *session, benc
                                     leank_error *err) {
   bench_steps steps;
   double seconds;
-  const size_t warmup = row->n_prompt > N_WARMUP_STEPS ? N_WARMUP_STEPS : 0;
-  bench_steps_open(&steps, b->engine->info, row->n_seqs, row->n_prompt);
-  leank_status status = fill(b, &steps, session, row->n_prompt - warmup, row, err);
+  const size_t warmup = row->length > N_WARMUP_STEPS ? N_WARMUP_STEPS : 0;
+  bench_steps_open(&steps, b->engine->info, row->n_seqs, row->length);
+  leank_status status = fill(b, &steps, session, row->length - warmup, row, err);
   if (status == LEANK_OK) status = bench_steps_decode(&steps, session, warmup, &seconds, err);
   const size_t before = status == LEANK_OK ? bench_stored_bytes(session) : 0;
   if (status == LEANK_OK)
-    status = bench_steps_decode(&steps, session, row->n_new, &row->seconds, err);
+    status = bench_steps_decode(&steps, session, row->n_steps, &row->seconds, err);
   row->kv_bytes = status == LEANK_OK ? bench_stored_bytes(session) : 0;
   row->step_bytes =
       before / 2 + row->kv_bytes / 2 + (size_t)bench_weight_bytes(b->machine, b->engine->info);
@@ -171,14 +171,12 @@ static leank_status measure_session(const bench *b, leank_session *session, benc
 static leank_status measure(const bench *b, side *s, size_t n, leank_error *err) {
   leank_session *session = NULL;
   size_t weights;
-  bench_memory_row row = {.masked = s->result.masked,
-                          .n_seqs = n,
-                          .n_prompt = b->options->n_prompt,
-                          .n_new = b->options->n_new};
+  bench_memory_row row = {
+      .masked = s->result.masked, .n_seqs = n, .length = b->length, .n_steps = b->options->n_steps};
   if (session_bytes(b, row.masked, n, &row.reserved, &weights) != CLI_GO) return LEANK_E_STATE;
   b->engine->options.n_seqs = n;
   leank_status status =
-      cli_engine_try_session(b->engine, row.masked, row.n_prompt + row.n_new, &session, err);
+      cli_engine_try_session(b->engine, row.masked, row.length + row.n_steps, &session, err);
   if (status == LEANK_OK && !cli_interrupted()) cli_interrupt_arm(session);
   if (status == LEANK_OK) status = measure_session(b, session, &row, err);
   if (!cli_interrupted()) cli_interrupt_arm(NULL);
@@ -231,30 +229,40 @@ static int measure_listed(const bench *b, side *sides) {
   return code;
 }
 
-static int run(bench *b) {
+/* All batches of one length, and what came of them. */
+static int measure_length(const bench *b) {
   side sides[2] = {{.active = !b->options->no_dense}, {.active = b->engine->mask != NULL}};
   sides[1].result.masked = true;
-  int code = find_budget(b);
+  int code = CLI_GO;
   for (size_t s = 0; s < 2; s++) {
     if (code == CLI_GO && sides[s].active) code = find_most(b, &sides[s]);
     sides[s].done = sides[s].most == 0;
   }
   if (code != CLI_GO) return code;
-  if (!b->options->json)
-    bench_memory_head(b->machine, b->engine->info, b->options->n_prompt, b->options->n_new,
-                      b->budget, b->weights);
   cli_interrupt_arm(NULL);
   code = b->options->batches.n > 0 ? measure_listed(b, sides) : measure_growing(b, sides);
   cli_interrupt_disarm();
   if (code == CLI_GO || code == CLI_INTERRUPTED)
     bench_memory_summary(sides[0].active ? &sides[0].result : NULL,
-                         sides[1].active ? &sides[1].result : NULL, b->options->n_prompt,
-                         b->options->json);
+                         sides[1].active ? &sides[1].result : NULL, b->length, b->options->json);
+  return code;
+}
+
+static int run(bench *b) {
+  const cli_sizes *lengths = &b->options->lengths;
+  b->length = lengths->values[0];
+  int code = find_budget(b);
+  if (code == CLI_GO && !b->options->json)
+    bench_memory_head(b->machine, b->engine->info, b->options->n_steps, b->budget, b->weights);
+  for (size_t i = 0; code == CLI_GO && i < lengths->n; i++) {
+    b->length = lengths->values[i];
+    code = measure_length(b);
+  }
   return code;
 }
 
 int cmd_bench_memory(int argc, char **argv) {
-  memory_options o = {.n_prompt = 4096, .n_new = 127};
+  memory_options o = {.lengths = {1, {4096}}, .n_steps = 127};
   const char *words[CLI_MAX_POSITIONALS];
   cli_engine engine = {0};
   bench_machine machine = {0};
@@ -264,7 +272,7 @@ int cmd_bench_memory(int argc, char **argv) {
   if (code != CLI_GO) return code;
   o.engine.takes_config = true;
   code = cli_engine_open(words[0], &o.engine, &engine);
-  if (code == CLI_GO) cli_warn_context(engine.info, o.n_prompt);
+  if (code == CLI_GO) cli_warn_context(engine.info, cli_sizes_largest(&o.lengths));
   if (code == CLI_GO) code = bench_machine_open(&machine, &o.engine);
   bench b = {.engine = &engine, .options = &o, .machine = &machine};
   machine.options.n_repeats = 1; /* of every batch */

@@ -209,12 +209,6 @@ static int decode_sides(bench *b, leank_session *const *sides) {
 
 /* ---- the command ---- */
 
-static size_t longest(const cli_sizes *lengths) {
-  size_t n = 0;
-  for (size_t i = 0; i < lengths->n; i++) n = lengths->values[i] > n ? lengths->values[i] : n;
-  return n;
-}
-
 static int measure(bench *b, leank_session *const *sides) {
   if (!b->options->json) bench_print_session_head(b->machine, b->engine->info, b->decode);
   if (b->decode) return decode_sides(b, sides);
@@ -238,7 +232,7 @@ static int run(const cli_engine *engine, bench_machine *machine, const bench_ses
                bool decode) {
   bench b = {.engine = engine, .machine = machine, .options = o, .decode = decode};
   leank_session *sides[2] = {NULL, NULL}; /* dense, masked */
-  size_t n_ctx = longest(&o->lengths);
+  size_t n_ctx = cli_sizes_largest(&o->lengths);
   b.random = decode && bench_fills_randomly(o->fill, engine);
   bench_steps_open(&b.steps, engine->info, o->n_seqs, n_ctx);
   b.times = cli_alloc(2 * o->n_repeats, sizeof *b.times);
@@ -268,7 +262,7 @@ static int bench_session(int argc, char **argv, bool decode) {
   o.engine.n_seqs = o.n_seqs;
   o.engine.takes_config = true;
   code = cli_engine_open(words[0], &o.engine, &engine);
-  if (code == CLI_GO) cli_warn_context(engine.info, longest(&o.lengths));
+  if (code == CLI_GO) cli_warn_context(engine.info, cli_sizes_largest(&o.lengths));
   if (code == CLI_GO) code = bench_machine_open(&machine, &o.engine);
   machine.options.n_repeats = o.n_repeats;
   if (code == CLI_GO) code = run(&engine, &machine, &o, decode);

@@ -76,7 +76,7 @@ JSON
 leank mask score "$work/config.json" -o "$work/mask" --method random --ratio 0.5 --n-sink 64 \
   --n-recent 64
 script gpu_figures "$work/config.json=$work/mask" --bin "$program" --device cpu --attention 2x512 \
-  --decode 1x512,3x256 --steps 4 --memory 256 --new 4 --learn 1k --out "$work/rows" \
+  --decode 1x512,3x256 --steps 4 --memory 256 --memory-steps 4 --learn 1k --out "$work/rows" \
   --extra "--rotate 1M --threads 2 $cpu" --memory-limit 8M
 expect_code 0
 expect_no_err

@@ -60,14 +60,18 @@ leank bench prefill "$model" --fill random
 expect_failure 2 "unknown option '--fill'"
 leank bench memory
 expect_failure 2 'MODEL'
-leank bench memory "$model" -l 0
-expect_failure 2 '-l and -n are at least 1'
-leank bench memory "$model" -n 0
-expect_failure 2 '-l and -n are at least 1'
+leank bench memory "$model" -l 4k,0
+expect_failure 2 'option --lengths'
+leank bench memory "$model" -l 17179869183G
+expect_failure 2 '--lengths: too large'
+for steps in 0 1048577; do
+  leank bench memory "$model" -n $steps
+  expect_failure 2 '--steps is 1 to 1048576'
+done
 leank bench memory "$model" -b 0
-expect_failure 2 'option --batch|--batch: 1 to'
+expect_failure 2 'option --batch'
 leank bench memory "$model" -b 65537
-expect_failure 2 '--batch: 1 to 65536'
+expect_failure 2 '--batch is 1 to 65536'
 leank bench memory "$model" --memory lots
 expect_failure 2 'option --memory'
 leank bench memory "$model" --no-dense
@@ -228,7 +232,7 @@ quick="--rotate 1M --threads 2 $cpu"
 # ---- memory ----
 # shellcheck disable=SC2086
 {
-  leank bench memory "$work/config.json" --mask "$work/mask2" -l 500 -n 5 --memory 8M --json $quick
+  leank bench memory "$work/config.json" --mask "$work/mask2" --lengths 500 --steps 5 --memory 8M --json $quick
   expect_code 0
   expect_no_err
   expect_json
@@ -237,7 +241,7 @@ quick="--rotate 1M --threads 2 $cpu"
 import json, sys
 rows = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
 rows, end = rows[:-1], rows[-1]
-assert end["bench"] == "memory_summary"
+assert end["bench"] == "memory_summary" and end["length"] == 500
 weights = 2 * (2 * 500 * 128 + 2 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 128 * 256)) + 4 * 5 * 128
 for cache in ("dense", "leank"):
     own = [row for row in rows if row["cache"] == cache]
@@ -246,6 +250,7 @@ for cache in ("dense", "leank"):
     assert n >= 3 and batches[:n] == [1 << i for i in range(n)] and 1 << n - 1 < batches[n] <= 1 << n
     for row in own:
         assert row["reserved_bytes"] + weights <= 8 << 20, row
+        assert (row["length"], row["steps"]) == (500, 5)
         assert abs(row["tokens_per_second"] * row["seconds"] / (5 * row["batch"]) - 1) < 1e-6
     step = own[n]["reserved_bytes"] - own[n - 1]["reserved_bytes"]
     per = step / (batches[n] - batches[n - 1])
@@ -261,14 +266,19 @@ assert abs(end["batch_ratio"] * dense["largest_batch"] / lean["largest_batch"] -
 PYTHON
     check $? "batches grow to what fits, and the summary is of them"
   fi
-  leank bench memory "$work/config.json" --mask "$work/mask2" -l 500 -n 5 -b 5,2,900 --memory 8M $quick
+  leank bench memory "$work/config.json" --mask "$work/mask2" -l 500,70 -n 5 -b 5,2,900 --memory 8M $quick
   expect_code 0
-  expect_out '^dense +2 .* random '
-  expect_out '^leank +5 '
-  expect_out '^leank: largest batch 5 x 500, best [0-9.]+ tokens/s at batch [25]$'
-  expect_out '^leank over dense: 1\.00 times the batch, '
+  expect_out '^dense +500 +2 .* random '
+  expect_out '^leank +70 +5 '
+  for length in 500 70; do
+    expect_out "^leank: largest batch 5 x $length, best [0-9.]+ tokens/s at batch [25]\$"
+  done
+  [ "$(grep -c '^leank over dense: 1\.00 times the batch, ' "$work/out")" -eq 2 ]
+  check $? "a summary for each length"
   [ "$(grep -c ' 900 ' "$work/out")" -eq 0 ]
   check $? "a batch that does not fit is not tried"
+  [ "$(grep -c '^cache ' "$work/out")" -eq 1 ]
+  check $? "the columns are named once"
   leank bench memory "$model" -l 100 -n 3 -b 2 --json $quick
   expect_code 0
   expect_out '"bench":"memory",.*"prompt_seconds":'
@@ -443,5 +453,5 @@ code=$?
 expect_code 130
 expect_err 'interrupted'
 expect_json
-expect_out '"memory_summary","dense":\{"largest_batch":[1-9]'
+expect_out '"memory_summary","length":64,"dense":\{"largest_batch":[1-9]'
 finish
