@@ -23,7 +23,8 @@ typedef struct eval_options {
   int suite;
   cli_texts masks, baselines, tasks, haystacks, data;
   cli_sizes lengths;
-  size_t n_samples, n_rows, align, n_tokens;
+  size_t n_samples;
+  size_t n_rows, align, n_tokens; /* SIZE_MAX: not given */
   uint64_t seed;
   const char *text, *out, *report, *squad, *hotpot, *part;
   size_t part_number, n_parts; /* of "2/4": from 1 */
@@ -127,9 +128,35 @@ static int check_files(const eval_options *o) {
     return cli_usage_error("task qa_1 needs SQuAD's file: --squad");
   if (ruler && asks(o, "qa_2") && !o->hotpot)
     return cli_usage_error("task qa_2 needs HotpotQA's file: --hotpot");
-  if (o->text && !eval_variants_measure(&o->baselines))
-    return cli_usage_error("--text is what --baseline magnitude and energy are measured on: there "
-                           "is none of them");
+  return CLI_GO;
+}
+
+/* Options that nothing of the run would look at. */
+static int check_unused(const eval_options *o) {
+  const bool longbench = o->suite == LEANK_SUITE_LONGBENCH, gsm = o->suite == LEANK_SUITE_GSM;
+  if ((o->text || o->n_tokens != SIZE_MAX) && !eval_variants_measure(&o->baselines))
+    return cli_usage_error("--%s is of the text that --baseline magnitude and energy are measured "
+                           "on: there is none of them",
+                           o->text ? "text" : "tokens");
+  if (o->align != SIZE_MAX && !eval_variants_align(&o->baselines))
+    return cli_usage_error("--align is for --baseline random, magnitude and energy: there is none "
+                           "of them");
+  if (o->n_rows != SIZE_MAX && o->suite != LEANK_SUITE_PPL && o->suite != LEANK_SUITE_KL)
+    return cli_usage_error("--rows is for suites ppl and kl alone");
+  if (o->haystacks.n > 0 && (longbench || gsm))
+    return cli_usage_error("--haystack is prose, which suite %s has no use for",
+                           leank_eval_suite_name((leank_eval_suite)o->suite));
+  return CLI_GO;
+}
+
+/* What was not given and has a default. */
+static int fill_in(eval_options *o) {
+  if (o->n_samples == 0) return cli_usage_error("--samples is at least 1");
+  if (o->n_tokens == 0 || o->align == 0)
+    return cli_usage_error("--tokens and --align are at least 1");
+  if (o->n_rows == SIZE_MAX) o->n_rows = 256;
+  if (o->align == SIZE_MAX) o->align = 8;
+  if (o->n_tokens == SIZE_MAX) o->n_tokens = 2048;
   return CLI_GO;
 }
 
@@ -431,9 +458,9 @@ static int evaluate(const eval_options *o, const cli_engine *engine, const leank
 int cmd_eval(int argc, char **argv) {
   eval_options o = {.lengths = {1, {4096}},
                     .n_samples = 25,
-                    .n_rows = 256,
-                    .align = 8,
-                    .n_tokens = 2048,
+                    .n_rows = SIZE_MAX,
+                    .align = SIZE_MAX,
+                    .n_tokens = SIZE_MAX,
                     .seed = 1};
   const char *path[CLI_MAX_POSITIONALS];
   cli_engine engine = {0};
@@ -443,11 +470,9 @@ int cmd_eval(int argc, char **argv) {
   if (code == CLI_GO) code = parse_part(&o);
   if (code == CLI_GO) code = eval_variants_check(&o.masks, &o.baselines);
   if (code == CLI_GO) code = check_files(&o);
-  if (code != CLI_GO) return code;
-  if (o.n_samples == 0) return cli_usage_error("--samples is at least 1");
-  if (o.n_tokens == 0 || o.align == 0)
-    return cli_usage_error("--tokens and --align are at least 1");
-  if (o.out) code = cli_check_regular(o.out);
+  if (code == CLI_GO) code = check_unused(&o);
+  if (code == CLI_GO) code = fill_in(&o);
+  if (code == CLI_GO && o.out) code = cli_check_regular(o.out);
   if (code == CLI_GO && o.out) code = cli_check_place(o.out);
   if (code == CLI_GO && o.report && !o.prompts) code = cli_make_folder(o.report);
   if (code == CLI_GO) code = cli_engine_open(path[0], &o.engine, &engine);

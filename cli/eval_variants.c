@@ -46,6 +46,11 @@ static bool parse_baseline(const char *text, baseline *out) {
   return false;
 }
 
+/* Where all heads keep alike, a coarse count would miss the ratio by far. */
+static bool is_aligned(const baseline *b) {
+  return b->kind == BASELINE_SCORE && b->method != MASK_SCORE_FREQUENCY;
+}
+
 int eval_variants_check(const cli_texts *masks, const cli_texts *baselines) {
   baseline b;
   if (masks->n + baselines->n > EVAL_MAX_VARIANTS)
@@ -66,6 +71,13 @@ bool eval_variants_measure(const cli_texts *baselines) {
     if (parse_baseline(baselines->values[i], &b) && b.kind == BASELINE_SCORE &&
         mask_score_needs_text(b.method))
       return true;
+  return false;
+}
+
+bool eval_variants_align(const cli_texts *baselines) {
+  baseline b;
+  for (size_t i = 0; i < baselines->n; i++)
+    if (parse_baseline(baselines->values[i], &b) && is_aligned(&b)) return true;
   return false;
 }
 
@@ -139,8 +151,7 @@ static int make_baseline(source *s, const baseline *b, leank_mask **out) {
   }
   float *scores = cli_alloc(cli_n_channels(m), sizeof *scores);
   mask_scores_fill(m, b->method, &s->stats, s->seed, scores);
-  /* Where all heads keep alike, a coarse count would miss the ratio by far. */
-  const size_t align = b->method == MASK_SCORE_FREQUENCY ? 1 : s->align;
+  const size_t align = is_aligned(b) ? s->align : 1;
   int code =
       eval_variants_round(s->engine, scores, s->first, b->ratio, align, LEANK_BUDGET_GLOBAL, out);
   free(scores);

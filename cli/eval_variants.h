@@ -20,8 +20,10 @@ extern const char eval_baselines_help[];
 
 /* Checks --baseline before a model is opened. Complains and returns CLI_USAGE, else CLI_GO. */
 int eval_variants_check(const cli_texts *masks, const cli_texts *baselines);
-/* Whether one of the baselines, which were checked, is measured on a text. */
+/* Whether one of the baselines, which were checked, is measured on a text, or rounded to `align`.
+ */
 bool eval_variants_measure(const cli_texts *baselines);
+bool eval_variants_align(const cli_texts *baselines);
 /* Opens the masks and makes the baselines (of `align`, with the sink and recent tokens of the first
  * mask or the defaults; some need a prefill of n_tokens of `text`). Complains and returns
  * CLI_FAILURE, CLI_USAGE or CLI_INTERRUPTED, else CLI_GO. eval_variants_close is due in either

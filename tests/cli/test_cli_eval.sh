@@ -235,9 +235,25 @@ expect_failure 2 'task qa_2 needs HotpotQA.s file: --hotpot$'
 leank eval "$model" --data "$work/half.safetensors"
 expect_failure 2 '--data is for --suite longbench alone'
 for options in "" "--baseline random:0.5,think:0.5"; do
+  for unused in "--text $work/nowhere.txt" "--tokens 2048"; do
+    # shellcheck disable=SC2086
+    leank eval "$model" $unused $options
+    expect_failure 2 "${unused%% *} is of the text that --baseline magnitude and energy are measured on"
+  done
+done
+for options in "" "--baseline frequency:0.5,think:0.5"; do
   # shellcheck disable=SC2086
-  leank eval "$model" --text "$work/nowhere.txt" $options
-  expect_failure 2 '--text is what --baseline magnitude and energy are measured on'
+  leank eval "$model" --align 8 $options
+  expect_failure 2 '--align is for --baseline random, magnitude and energy: there is none of them'
+done
+leank eval "$model" --rows 256
+expect_failure 2 '--rows is for suites ppl and kl alone'
+leank eval "$model" --suite gsm-infinite --haystack "$work/nowhere.txt"
+expect_failure 2 '--haystack is prose, which suite gsm-infinite has no use for'
+for options in "--tokens 0 --baseline energy:0.5" "--align 0 --baseline random:0.5"; do
+  # shellcheck disable=SC2086
+  leank eval "$model" $options
+  expect_failure 2 '--tokens and --align are at least 1'
 done
 leank eval "$model" --text "$work/nowhere.txt" --baseline energy:0.5 "${small[@]}"
 expect_failure 1 'nowhere.txt'
