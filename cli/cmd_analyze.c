@@ -11,11 +11,13 @@
 #include "cli_console.h"
 #include "cli_file.h"
 #include "cli_report.h"
+#include "eval_files.h"
 #include "eval_variants.h"
 #include "mask_scores.h"
 
 typedef struct analyze_options {
   cli_texts masks, tasks, haystacks;
+  eval_files files;
   cli_sizes lengths;
   size_t n_samples;
   uint64_t seed;
@@ -27,11 +29,12 @@ typedef struct analyze_options {
 static int parse(int argc, char **argv, analyze_options *o, const char **model) {
   const cli_option rows[] = {
       {'m', "mask", CLI_TEXTS, &o->masks, "FILE", "mask files, one at least"},
-      {0, "tasks", CLI_TEXTS, &o->tasks, "NAMES", "of suite ruler (six of them)"},
-      {0, "lengths", CLI_LIST, &o->lengths, "N,N", "tokens of a prompt with its answer (1k,2k)"},
+      {0, "tasks", CLI_TEXTS, &o->tasks, "NAMES", "of leank eval --suite ruler (see below)"},
+      {0, "lengths", CLI_LIST, &o->lengths, "LIST", "tokens of a prompt with its answer (1k,2k)"},
       {0, "samples", CLI_SIZE, &o->n_samples, "N", "prompts of each task and length (1)"},
       {0, "seed", CLI_SEED, &o->seed, "N", "of the prompts (1)"},
       {0, "haystack", CLI_TEXTS, &o->haystacks, "FILE", "text to hide in (built-in prose)"},
+      EVAL_FILES_ROWS(o->files),
       {0, "masks-only", CLI_FLAG, &o->masks_only, NULL, "runs no prompt"},
       {0, "no-removal", CLI_FLAG, &o->no_removal, NULL, "leaves out the KL by removed channels"},
       {'o', "out", CLI_TEXT, &o->out, "FOLDER", "writes plots there, as SVG"},
@@ -52,7 +55,9 @@ static int parse(int argc, char **argv, analyze_options *o, const char **model) 
                  "model. Removal\n"
                  "ranks by the first mask's alphas, by magnitude (mean |k_c|) and by energy; KL is "
                  "of the\n"
-                 "answers to the prompts of the greatest length.",
+                 "answers to the prompts of the greatest length. Tasks, unless --tasks names "
+                 "others:\n"
+                 "niah_single_1, niah_multikey_1, niah_multikey_2, vt, fwe, qa_like_1.",
       .options = rows,
       .n_options = sizeof rows / sizeof *rows,
       .n_min = 1,
@@ -62,7 +67,7 @@ static int parse(int argc, char **argv, analyze_options *o, const char **model) 
   if (code != CLI_GO) return code;
   if (o->masks.n == 0) return cli_usage_error("--mask is missing");
   if (o->n_samples == 0) return cli_usage_error("--samples is at least 1");
-  return CLI_GO;
+  return eval_files_check(&o->files, &o->tasks, true);
 }
 
 /* ---- measuring ---- */
@@ -257,19 +262,19 @@ static int remove_channels(measuring *m) {
 /* ---- all ---- */
 
 static int open_set(const analyze_options *o, const cli_engine *engine, leank_eval_set **out) {
-  static const char *const some[] = {"niah_single_1", "niah_multikey_1", "niah_multikey_2", "vt",
-                                     "fwe",           "qa_like_1"};
   leank_eval_options options;
   leank_error err;
   leank_eval_options_default(&options);
-  options.tasks = o->tasks.n ? o->tasks.values : some;
-  options.n_tasks = o->tasks.n ? o->tasks.n : sizeof some / sizeof *some;
+  options.tasks = o->tasks.values;
+  options.n_tasks = o->tasks.n;
   options.lengths = o->lengths.values;
   options.n_lengths = o->lengths.n;
   options.n_samples = o->n_samples;
   options.seed = o->seed;
   options.haystacks = o->haystacks.values;
   options.n_haystacks = o->haystacks.n;
+  options.squad = o->files.squad;
+  options.hotpot = o->files.hotpot;
   return leank_eval_set_open(engine->model, &options, out, &err) == LEANK_OK ? CLI_GO
                                                                              : cli_fail(&err);
 }
@@ -328,7 +333,13 @@ static int analyze(const analyze_options *o, const cli_engine *engine, const cha
 }
 
 int cmd_analyze(int argc, char **argv) {
-  analyze_options o = {.lengths = {2, {1024, 2048}}, .n_samples = 1, .seed = 1};
+  analyze_options o = {
+      .tasks = {6,
+                {"niah_single_1", "niah_multikey_1", "niah_multikey_2", "vt", "fwe", "qa_like_1"}},
+      .lengths = {2, {1024, 2048}},
+      .n_samples = 1,
+      .seed = 1,
+  };
   const char *path[CLI_MAX_POSITIONALS];
   const cli_texts none = {0};
   cli_engine engine = {0};

@@ -12,6 +12,7 @@
 #include "cli_engine.h"
 #include "cli_file.h"
 #include "cli_report.h"
+#include "eval_files.h"
 #include "eval_records.h"
 #include "eval_report.h"
 #include "eval_summary.h"
@@ -26,7 +27,8 @@ typedef struct eval_options {
   size_t n_samples;
   size_t n_rows, align, n_tokens; /* SIZE_MAX: not given */
   uint64_t seed;
-  const char *text, *out, *report, *squad, *hotpot, *part;
+  eval_files files;
+  const char *text, *out, *report, *part;
   size_t part_number, n_parts; /* of "2/4": from 1 */
   bool json, prompts;
   cli_engine_options engine;
@@ -38,13 +40,12 @@ static int parse(int argc, char **argv, eval_options *o, const char **model) {
       {0, "baseline", CLI_TEXTS, &o->baselines, "METHOD:R", "masks made on the spot (see below)"},
       {0, "suite", CLI_CHOICE, &o->suite, SUITES, "what is asked (ruler)"},
       {0, "tasks", CLI_TEXTS, &o->tasks, "NAMES", "of the suite (all)"},
-      {0, "lengths", CLI_LIST, &o->lengths, "N,N", "tokens of a prompt with its answer (4k)"},
+      {0, "lengths", CLI_LIST, &o->lengths, "LIST", "tokens of a prompt with its answer (4k)"},
       {0, "samples", CLI_SIZE, &o->n_samples, "N", "prompts of each task and length (25)"},
       {0, "seed", CLI_SEED, &o->seed, "N", "of the prompts (1)"},
       {0, "haystack", CLI_TEXTS, &o->haystacks, "FILE", "text to hide in (built-in prose)"},
       {0, "data", CLI_TEXTS, &o->data, "FILE", "LongBench files, JSON lines"},
-      {0, "squad", CLI_TEXT, &o->squad, "FILE", "SQuAD's JSON: qa_1 instead of qa_like_1"},
-      {0, "hotpot", CLI_TEXT, &o->hotpot, "FILE", "HotpotQA's JSON: qa_2 instead of qa_like_2"},
+      EVAL_FILES_ROWS(o->files),
       {0, "rows", CLI_SIZE, &o->n_rows, "N", "ppl, kl: last tokens that are scored (256)"},
       {0, "align", CLI_SIZE, &o->align, "N", "baselines: kept counts are multiples of it (8)"},
       {0, "text", CLI_TEXT, &o->text, "FILE", "baselines: measure on this text (built-in prose)"},
@@ -78,6 +79,8 @@ static int parse(int argc, char **argv, eval_options *o, const char **model) {
   }
   snprintf(
       details + n, sizeof details - n,
+      "Without --tasks all are asked; of ruler qa_1 and qa_2 only with their files (--squad, "
+      "--hotpot),\nin place of qa_like_1 and qa_like_2.\n"
       "%s\nA prompt is read once, dense; all caches answer from that. Answers are greedy. KL and "
       "top-1\nare over the rows of the dense answer (ppl, kl: of the passage).\n\n"
       "With --part several devices share a run: each takes a part, with records of its own. "
@@ -112,23 +115,13 @@ static int parse_part(eval_options *o) {
   return CLI_GO;
 }
 
-static bool asks(const eval_options *o, const char *task) {
-  for (size_t i = 0; i < o->tasks.n; i++)
-    if (strcmp(o->tasks.values[i], task) == 0) return true;
-  return false;
-}
-
 /* Files that the suite or its tasks need, or have no use for. */
 static int check_files(const eval_options *o) {
-  const bool longbench = o->suite == LEANK_SUITE_LONGBENCH, ruler = o->suite == LEANK_SUITE_RULER;
+  const bool longbench = o->suite == LEANK_SUITE_LONGBENCH;
   if (longbench && o->data.n == 0)
     return cli_usage_error("--suite longbench needs its files: --data");
   if (!longbench && o->data.n > 0) return cli_usage_error("--data is for --suite longbench alone");
-  if (ruler && asks(o, "qa_1") && !o->squad)
-    return cli_usage_error("task qa_1 needs SQuAD's file: --squad");
-  if (ruler && asks(o, "qa_2") && !o->hotpot)
-    return cli_usage_error("task qa_2 needs HotpotQA's file: --hotpot");
-  return CLI_GO;
+  return eval_files_check(&o->files, &o->tasks, o->suite == LEANK_SUITE_RULER);
 }
 
 /* Options that nothing of the run would look at. */
@@ -203,8 +196,8 @@ static json_t *settings_json(const eval_options *o, const cli_engine *engine,
                              const eval_variants *variants) {
   const leank_model_info *model = engine->info;
   cli_texts files = o->data;
-  if (o->squad) cli_texts_add(&files, o->squad, strlen(o->squad));
-  if (o->hotpot) cli_texts_add(&files, o->hotpot, strlen(o->hotpot));
+  if (o->files.squad) cli_texts_add(&files, o->files.squad, strlen(o->files.squad));
+  if (o->files.hotpot) cli_texts_add(&files, o->files.hotpot, strlen(o->files.hotpot));
   json_t *j = json_object(), *lengths = json_array(), *tasks = json_array();
   json_t *haystacks = hashes(&o->haystacks), *data = haystacks ? hashes(&files) : NULL;
   for (size_t i = 0; i < o->lengths.n; i++)
@@ -416,8 +409,8 @@ static int open_set(const eval_options *o, const cli_engine *engine, leank_eval_
   options.files = o->data.values;
   options.n_files = o->data.n;
   options.n_rows = o->n_rows;
-  options.squad = o->squad;
-  options.hotpot = o->hotpot;
+  options.squad = o->files.squad;
+  options.hotpot = o->files.hotpot;
   return leank_eval_set_open(engine->model, &options, out, &err) == LEANK_OK ? CLI_GO
                                                                              : cli_fail(&err);
 }

@@ -232,6 +232,10 @@ leank eval "$model" --tasks qa_1
 expect_failure 2 'task qa_1 needs SQuAD.s file: --squad$'
 leank eval "$model" --tasks niah_single_1,qa_2 --squad "$work/half.safetensors"
 expect_failure 2 'task qa_2 needs HotpotQA.s file: --hotpot$'
+leank eval "$model" --tasks niah_single_1 --squad "$work/half.safetensors"
+expect_failure 2 '--squad is for task qa_1 of suite ruler, which is not asked$'
+leank eval "$model" --suite niah --hotpot "$work/half.safetensors"
+expect_failure 2 '--hotpot is for task qa_2 of suite ruler, which is not asked$'
 leank eval "$model" --data "$work/half.safetensors"
 expect_failure 2 '--data is for --suite longbench alone'
 for options in "" "--baseline random:0.5,think:0.5"; do
@@ -294,6 +298,22 @@ for file in half.svg correlation.svg removal.svg; do
   [ -s "$work/analysis/$file" ]
   check $? "analysis/$file is there"
 done
+cat >"$work/squad.json" <<'EOF'
+{"data":[{"paragraphs":[{"context":"The tower of Ys is made of glass.",
+ "qas":[{"question":"What is the tower of Ys made of?","answers":[{"text":"glass"}]}]},
+ {"context":"The bridge of Ys is made of rope.",
+ "qas":[{"question":"What is the bridge of Ys made of?","answers":[{"text":"rope"}]}]}]}]}
+EOF
+leank analyze "$model" --mask "$work/half.safetensors" --lengths 1500 --tasks qa_1,fwe \
+  --squad "$work/squad.json" --no-removal "$cpu"
+expect_code 0
+expect_out '^2 +qa_1 at 1500 '
+leank analyze "$model" --mask "$work/half.safetensors" --tasks qa_1
+expect_failure 2 'task qa_1 needs SQuAD.s file: --squad$'
+leank analyze "$model" --mask "$work/half.safetensors" --tasks fwe --squad "$work/squad.json"
+expect_failure 2 '--squad is for task qa_1 of suite ruler, which is not asked$'
+leank analyze "$model" --mask "$work/half.safetensors" --hotpot "$work/squad.json"
+expect_failure 2 '--hotpot is for task qa_2 of suite ruler, which is not asked$'
 leank analyze "$model" --mask "$work/half.safetensors" --masks-only --json
 expect_code 0
 expect_json
