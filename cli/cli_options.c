@@ -116,12 +116,25 @@ static bool texts_parse(const char *text, cli_texts *out) {
   }
 }
 
+/* What is binary, read again or a folder: a file named "-" would be a surprise. */
+static bool place_parse(const char *text, const char **out) {
+  if (text[0] == '\0' || strcmp(text, "-") == 0) return false;
+  *out = text;
+  return true;
+}
+
+const char *cli_value_hint(const cli_option *option, const char *text) {
+  if (option->kind != CLI_PLACE || strcmp(text, "-") != 0) return "";
+  return ": it is not written to stdout (./- is what is named so)";
+}
+
 bool cli_value_parse(const cli_option *option, const char *text) {
   switch (option->kind) {
   case CLI_FLAG: *(bool *)option->value = true; return true;
   case CLI_TEXT:
   case CLI_CONFIG:
   case CLI_CONFIG_TEXT: *(const char **)option->value = text; return true;
+  case CLI_PLACE: return place_parse(text, option->value);
   case CLI_SIZE: return cli_size_parse(text, option->value);
   case CLI_SEED: return seed_parse(text, option->value);
   case CLI_NUMBER: return number_parse(text, option->value);
@@ -174,8 +187,9 @@ static int take_value(const cli_command *command, const cli_option *option, cons
   if (option->kind == CLI_TEXTS && !*seen) ((cli_texts *)option->value)->n = 0;
   *seen = true;
   if (!cli_value_parse(option, value)) {
-    return cli_usage_error("option --%s: '%s' is not %s%s", option->name, value,
-                           option->kind == CLI_CHOICE ? "one of " : "a valid ", option->value_name);
+    return cli_usage_error("option --%s: '%s' is not %s%s%s", option->name, value,
+                           option->kind == CLI_CHOICE ? "one of " : "a valid ", option->value_name,
+                           cli_value_hint(option, value));
   }
   return CLI_GO;
 }

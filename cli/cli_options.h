@@ -23,6 +23,7 @@ typedef struct cli_texts {
 typedef enum cli_kind {
   CLI_FLAG,       /* bool *, set to true */
   CLI_TEXT,       /* const char ** */
+  CLI_PLACE,      /* const char **, a file or folder to write that cannot be stdout: "-" is none */
   CLI_SIZE,       /* size_t *, "4096", "4k", "1M", "80G" (powers of 1024) */
   CLI_SEED,       /* uint64_t * */
   CLI_NUMBER,     /* double *, finite */
@@ -69,6 +70,9 @@ bool cli_value_parse(const cli_option *option, const char *text);
 
 /* Appends one text, commas and all; false where there is no room. */
 bool cli_texts_add(cli_texts *texts, const char *text, size_t n);
+
+/* What a message about such a text adds, or "". */
+const char *cli_value_hint(const cli_option *option, const char *text);
 
 /* 0 of none. */
 size_t cli_sizes_largest(const cli_sizes *sizes);

@@ -37,7 +37,7 @@ static int parse(int argc, char **argv, analyze_options *o, const char **model) 
       EVAL_FILES_ROWS(o->files),
       {0, "masks-only", CLI_FLAG, &o->masks_only, NULL, "runs no prompt"},
       {0, "no-removal", CLI_FLAG, &o->no_removal, NULL, "leaves out the KL by removed channels"},
-      {'o', "out", CLI_TEXT, &o->out, "FOLDER", "writes plots there, as SVG"},
+      {'o', "out", CLI_PLACE, &o->out, "FOLDER", "writes plots there, as SVG"},
       {0, "json", CLI_FLAG, &o->json, NULL, "one JSON object instead of text"},
       CLI_CHUNK_ROW(o->engine),
       CLI_DEVICE_ROW(o->engine),

@@ -24,7 +24,7 @@ static bool is_same(const char *a, const char *b) { return a && b && strcmp(a, b
 static int parse(int argc, char **argv, learn_options *o, const char **model) {
   learn_settings *s = &o->settings;
   const cli_option rows[] = {
-      {'o', "out", CLI_TEXT, &o->out, "FILE", "the mask file to write"},
+      {'o', "out", CLI_PLACE, &o->out, "FILE", "the mask file to write"},
       {0, "config", CLI_CONFIG, &o->config, "FILE", "options as a JSON object; see --print-config"},
       {0, "fingerprint", CLI_CONFIG_TEXT, &s->fingerprint, NULL, NULL},
       {0, "preset", CLI_CHOICE, &s->preset, "default|paper", "settings to start from (default)"},
@@ -52,15 +52,15 @@ static int parse(int argc, char **argv, learn_options *o, const char **model) {
       {0, "held-out-seed", CLI_SEED, &s->held_out_seed, "N", "their seed (1000001)"},
       {0, "eval-every", CLI_SIZE, &s->eval_every, "N",
        "updates between evaluations, 0 = after each stage (0)"},
-      {0, "checkpoint", CLI_TEXT, &o->checkpoint, "FILE", "where (OUT.checkpoint)"},
+      {0, "checkpoint", CLI_PLACE, &o->checkpoint, "FILE", "where (OUT.checkpoint)"},
       {0, "checkpoint-every", CLI_SIZE, &s->checkpoint_every, "N",
        "updates between checkpoints (10)"},
       {0, "no-checkpoint", CLI_FLAG, &o->no_checkpoint, NULL, "write none"},
       {0, "fresh", CLI_FLAG, &o->fresh, NULL, "begin anew, over whatever checkpoint there is"},
       {0, "keep-stages", CLI_FLAG, &o->keep_stages, NULL,
        "also write the mask of each stage: OUT.stage1, OUT.stage2"},
-      {0, "log", CLI_TEXT, &o->log, "FILE", "JSON lines (OUT.log.jsonl)"},
-      {0, "cache", CLI_TEXT, &s->cache_folder, "FOLDER",
+      {0, "log", CLI_PLACE, &o->log, "FILE", "JSON lines (OUT.log.jsonl)"},
+      {0, "cache", CLI_PLACE, &s->cache_folder, "FOLDER",
        "keep the K and V of contexts there, for this and later runs"},
       {0, "cache-size", CLI_SIZE, &s->cache_size, "BYTES", "most bytes of them (no limit)"},
       {0, "kv-type", CLI_CHOICE, &s->kv_type, "bf16|f32", "type of K and V (bf16)"},

@@ -23,7 +23,7 @@ static int parse(int argc, char **argv, compare_options *o, const char **paths) 
       DATA_ROWS(o->data, "16"),
       {0, "seed", CLI_SEED, &o->data.seed, "N", "of the data (2000001)"},
       CLI_SPLIT_ROWS(*o, "each mask's", "each mask's"),
-      {0, "cache", CLI_TEXT, &o->cache_folder, "FOLDER",
+      {0, "cache", CLI_PLACE, &o->cache_folder, "FOLDER",
        "keep the K and V of contexts there, for this and later runs"},
       {0, "kv-type", CLI_CHOICE, &o->kv_type, "bf16|f32", "type of K and V (bf16)"},
       CLI_CHUNK_ROW(*o),

@@ -35,7 +35,7 @@ int cmd_mask_import(int argc, char **argv) {
   const char *out = NULL, *config = NULL;
   mask_meta meta = mask_meta_default();
   const cli_option rows[] = {
-      {'o', "out", CLI_TEXT, &out, "FILE", "the mask file to write"},
+      {'o', "out", CLI_PLACE, &out, "FILE", "the mask file to write"},
       {0, "config", CLI_TEXT, &config, "MODEL", "model or config.json the mask was made for"},
       CLI_SPLIT_ROWS(meta, "128", "768"),
       CLI_MEANS_ROWS(meta, "drop", "off"),
@@ -70,7 +70,7 @@ int cmd_mask_import(int argc, char **argv) {
 
 int cmd_mask_export(int argc, char **argv) {
   const char *out = NULL;
-  const cli_option rows[] = {{'o', "out", CLI_TEXT, &out, "FILE", "the .pth file to write"}};
+  const cli_option rows[] = {{'o', "out", CLI_PLACE, &out, "FILE", "the .pth file to write"}};
   const cli_command command = {
       .usage = "leank mask export FILE -o OUT.pth",
       .about = "Writes a mask as the paper's code reads it: float32 0 and 1, [L][Hk][D].",

@@ -19,7 +19,7 @@ static int draw(const leank_mask *mask, const learn_log *log, const char *title,
 int cmd_mask_plot(int argc, char **argv) {
   const char *out = NULL, *log_path = NULL, *title = NULL;
   const cli_option rows[] = {
-      {'o', "out", CLI_TEXT, &out, "FILE.svg", "the picture to write"},
+      {'o', "out", CLI_TEXT, &out, "FILE.svg", "the picture to write, - = stdout"},
       {0, "log", CLI_TEXT, &log_path, "LOG.jsonl", "adds the curves of a log of leank learn"},
       {0, "title", CLI_TEXT, &title, "TEXT", "heading (the name of the mask's file)"},
   };

@@ -18,7 +18,7 @@ typedef struct round_options {
 
 static int parse(int argc, char **argv, round_options *o, const char **file) {
   const cli_option rows[] = {
-      {'o', "out", CLI_TEXT, &o->out, "FILE", "the mask file to write"},
+      {'o', "out", CLI_PLACE, &o->out, "FILE", "the mask file to write"},
       {0, "ratio", CLI_NUMBER, &o->ratio, "R", "share of K channels to remove (the mask's)"},
       {0, "align", CLI_SIZE, &o->align, "N", "kept counts are multiples of it (the mask's)"},
       {0, "budget", CLI_CHOICE, &o->budget, "global|per-head",

@@ -23,7 +23,7 @@ typedef struct score_options {
 
 static int parse(int argc, char **argv, score_options *o, const char **model) {
   const cli_option rows[] = {
-      {'o', "out", CLI_TEXT, &o->out, "FILE", "the mask file to write"},
+      {'o', "out", CLI_PLACE, &o->out, "FILE", "the mask file to write"},
       {0, "method", CLI_CHOICE, &o->method, "random|magnitude|energy|frequency", "see below"},
       {0, "ratio", CLI_NUMBER, &o->ratio, "R", "share of K channels to remove (0.7)"},
       {0, "align", CLI_SIZE, &o->align, "N", "kept counts are multiples of it (8)"},

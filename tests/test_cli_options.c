@@ -34,7 +34,7 @@ static char message[LINE];
 
 static int parse(int argc, char **argv) {
   const cli_option rows[] = {
-      {'o', "out", CLI_TEXT, &got.out, "FILE", ""},
+      {'o', "out", CLI_PLACE, &got.out, "FILE", ""},
       {0, "config", CLI_CONFIG, &got.config, "FILE", ""},
       {0, "fingerprint", CLI_CONFIG_TEXT, &got.fingerprint, NULL, NULL},
       {0, "paper", CLI_FLAG, &got.paper, NULL, ""},
@@ -123,6 +123,24 @@ static void test_texts_full(void **state) {
   assert_int_equal(run("--haystack", text, NULL), CLI_GO);
   assert_int_equal(got.haystacks.n, CLI_MAX_TEXTS);
   assert_int_equal(run("--haystack", text, "--haystack", "y", NULL), CLI_USAGE);
+}
+
+/* Where "-" is no place, it is not the name of one. */
+static void test_places(void **state) {
+  (void)state;
+  assert_int_equal(run("-o", "./-", NULL), CLI_GO);
+  assert_string_equal(got.out, "./-");
+  assert_int_equal(run("--out=-o", NULL), CLI_GO);
+  assert_string_equal(got.out, "-o");
+  assert_int_equal(run("-o", "-", NULL), CLI_USAGE);
+  assert_string_equal(message, "leank: option --out: '-' is not a valid FILE: it is not written to "
+                               "stdout (./- is what is named so)\n");
+  assert_null(got.out);
+  assert_int_equal(run("--out=", NULL), CLI_USAGE);
+  assert_string_equal(message, "leank: option --out: '' is not a valid FILE\n");
+  expect_refused("{\"out\": \"-\"}",
+                 "key 'out': '-' is not a valid FILE: it is not written to stdout");
+  expect_refused("{\"out\": \"\"}", "key 'out': '' is not a valid FILE\n");
 }
 
 static void test_many_positionals(void **state) {
@@ -277,15 +295,11 @@ static void test_config_huge(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_texts),
-      cmocka_unit_test(test_texts_full),
-      cmocka_unit_test(test_many_positionals),
-      cmocka_unit_test(test_config_values),
-      cmocka_unit_test(test_command_line_wins),
-      cmocka_unit_test(test_config_keys),
-      cmocka_unit_test(test_config_types),
-      cmocka_unit_test(test_config_syntax),
-      cmocka_unit_test(test_config_huge),
+      cmocka_unit_test(test_texts),         cmocka_unit_test(test_texts_full),
+      cmocka_unit_test(test_places),        cmocka_unit_test(test_many_positionals),
+      cmocka_unit_test(test_config_values), cmocka_unit_test(test_command_line_wins),
+      cmocka_unit_test(test_config_keys),   cmocka_unit_test(test_config_types),
+      cmocka_unit_test(test_config_syntax), cmocka_unit_test(test_config_huge),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

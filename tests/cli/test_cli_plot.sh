@@ -45,6 +45,12 @@ expect_not_in "$work/a.svg" 'by alpha'
 expect_not_in "$work/a.svg" 'Learning'
 leank mask plot "$mask" -o "$work/again.svg"
 expect_same "$work/a.svg" "$work/again.svg"
+leank mask plot "$mask" -o -
+expect_code 0
+expect_no_err
+expect_same "$work/a.svg" "$work/out"
+[ ! -e - ]
+check $? "no file is named -"
 leank mask plot "$mask" -o "$work/b.svg" --title "$(printf 'a <b> & "c" \033\001 \377 \357\277\277')"
 expect_code 0
 expect_svg "$work/b.svg"

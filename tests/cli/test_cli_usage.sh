@@ -131,6 +131,17 @@ leank mask score "$model" -o "$work/m"
 expect_failure 2 '--method is missing'
 leank mask score "$model" -o "$work/m" --method magic
 expect_failure 2 'one of random'
+for command in "mask score $model --method random -o" "mask round $work/m -o" "mask import $work/m -o" \
+  "mask export $work/m -o" "learn $model -o" "learn $model -o $work/m --log" \
+  "learn $model -o $work/m --checkpoint" "learn $model -o $work/m --cache" "eval $model -o" \
+  "eval $model --report" "analyze $model --mask $work/m -o" "mask compare $model $work/m --cache"; do
+  # shellcheck disable=SC2086
+  leank $command -
+  expect_failure 2 "^leank: option --[a-z]+: '-' is not a valid F[A-Za-z.]+: it is not written to stdout"
+  expect_no_out
+done
+[ ! -e - ]
+check $? "nothing is named -"
 for ratio in 1.5 -0.5; do
   leank mask score "$model" -o "$work/m" --method random --ratio "$ratio"
   expect_failure 2 'between 0 and 1'
