@@ -150,10 +150,9 @@ static int take_json(const char *path, const char *key, const cli_option *option
   /* The file's own texts end with it. */
   if (text != number) text = cli_keep_text(text, strlen(text));
   if (cli_value_parse(option, text)) return CLI_GO;
-  const char *wanted = option->value_name ? option->value_name : wanted_type(option->kind);
-  return cli_usage_error("%s: key '%.80s': '%.200s' is not %s%s%s", path, key, text,
-                         option->kind == CLI_CHOICE ? "one of " : "a valid ", wanted,
-                         cli_value_hint(option, text));
+  char wanted[CLI_WANTED_ROOM];
+  cli_value_wanted(option, text, wanted, sizeof wanted);
+  return cli_usage_error("%s: key '%.80s': '%.200s' is not %s", path, key, text, wanted);
 }
 
 /* ---- all of them ---- */

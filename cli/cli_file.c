@@ -22,6 +22,7 @@ typedef struct place {
 
 static int find_place(const char *path, place *out) {
   struct stat st;
+  if (path[0] == '\0') return cli_usage_error("a file to write has an empty name");
   const bool exists = stat(path, &st) == 0;
   *out = (place){.path = path};
   if (exists && S_ISDIR(st.st_mode)) return cli_complain("%s: is a folder", path);

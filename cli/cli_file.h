@@ -8,7 +8,8 @@
 
 /* Writes a temporary file beside path, then renames it: path is whole or what it was before. Links
  * are followed and stay; a device or a pipe is written to as it is. "-" is stdout; options whose
- * files cannot be that are of kind CLI_PLACE. Complains and returns CLI_FAILURE, else CLI_GO. */
+ * files cannot be that are of kind CLI_PLACE. Complains and returns CLI_FAILURE (CLI_USAGE of
+ * an empty name), else CLI_GO. */
 int cli_write_file(const char *path, const char *bytes, size_t n);
 
 /* Checks, before work whose result goes to path, that it will be possible to write it there.

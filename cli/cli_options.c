@@ -123,9 +123,26 @@ static bool place_parse(const char *text, const char **out) {
   return true;
 }
 
-const char *cli_value_hint(const cli_option *option, const char *text) {
-  if (option->kind != CLI_PLACE || strcmp(text, "-") != 0) return "";
-  return ": it is not written to stdout (./- is what is named so)";
+void cli_value_wanted(const cli_option *option, const char *text, char *out, size_t size) {
+  const char *name = option->value_name ? option->value_name : "text";
+  switch (option->kind) {
+  case CLI_SIZE: snprintf(out, size, "a whole number, as 4096 or 4k"); break;
+  case CLI_SEED: snprintf(out, size, "a whole number"); break;
+  case CLI_NUMBER: snprintf(out, size, "a number"); break;
+  case CLI_CHOICE: snprintf(out, size, "one of %s", name); break;
+  case CLI_LIST:
+    snprintf(out, size, "1 to %d whole numbers above 0 joined by commas, as 512,4k", CLI_MAX_SIZES);
+    break;
+  case CLI_TEXTS:
+    snprintf(out, size, "one or more of %s joined by commas, none empty, %d at most", name,
+             CLI_MAX_TEXTS);
+    break;
+  default:
+    snprintf(out, size, "a valid %s%s", name,
+             option->kind == CLI_PLACE && strcmp(text, "-") == 0
+                 ? ": it is not written to stdout (./- is what is named so)"
+                 : "");
+  }
 }
 
 bool cli_value_parse(const cli_option *option, const char *text) {
@@ -187,9 +204,9 @@ static int take_value(const cli_command *command, const cli_option *option, cons
   if (option->kind == CLI_TEXTS && !*seen) ((cli_texts *)option->value)->n = 0;
   *seen = true;
   if (!cli_value_parse(option, value)) {
-    return cli_usage_error("option --%s: '%s' is not %s%s%s", option->name, value,
-                           option->kind == CLI_CHOICE ? "one of " : "a valid ", option->value_name,
-                           cli_value_hint(option, value));
+    char wanted[CLI_WANTED_ROOM];
+    cli_value_wanted(option, value, wanted, sizeof wanted);
+    return cli_usage_error("option --%s: '%s' is not %s", option->name, value, wanted);
   }
   return CLI_GO;
 }
@@ -241,7 +258,8 @@ static int parse_arguments(const cli_command *command, int argc, char **argv,
       int code = parse_option(command, argc, argv, &at, given);
       if (code != CLI_GO) return code;
     } else {
-      if (n == command->n_max) return cli_usage_error("unexpected argument '%s'", arg);
+      if (n == command->n_max)
+        return cli_usage_error("unexpected argument '%s'; usage: %s", arg, command->usage);
       positional[n++] = arg;
     }
   }

@@ -8,7 +8,7 @@
 
 #include "cli.h"
 
-enum { CLI_MAX_SIZES = 32, CLI_MAX_TEXTS = 64, CLI_MAX_POSITIONALS = 64 };
+enum { CLI_MAX_SIZES = 32, CLI_MAX_TEXTS = 64, CLI_MAX_POSITIONALS = 64, CLI_WANTED_ROOM = 200 };
 
 typedef struct cli_sizes {
   size_t n;
@@ -71,8 +71,8 @@ bool cli_value_parse(const cli_option *option, const char *text);
 /* Appends one text, commas and all; false where there is no room. */
 bool cli_texts_add(cli_texts *texts, const char *text, size_t n);
 
-/* What a message about such a text adds, or "". */
-const char *cli_value_hint(const cli_option *option, const char *text);
+/* What was wanted instead of such a text: "a number", "one of a|b". */
+void cli_value_wanted(const cli_option *option, const char *text, char *out, size_t size);
 
 /* 0 of none. */
 size_t cli_sizes_largest(const cli_sizes *sizes);

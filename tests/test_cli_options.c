@@ -226,7 +226,7 @@ static void test_config_types(void **state) {
   expect_refused("{\"n_steps\": true}", "key 'n_steps': not a number");
   expect_refused("{\"n_steps\": null}", "key 'n_steps'");
   expect_refused("{\"n_steps\": [1]}", "key 'n_steps'");
-  expect_refused("{\"n_steps\": -1}", "key 'n_steps': '-1' is not a valid N");
+  expect_refused("{\"n_steps\": -1}", "key 'n_steps': '-1' is not a whole number, as 4096 or 4k\n");
   expect_refused("{\"n_steps\": 1.5}", "key 'n_steps'");
   expect_refused("{\"n_steps\": \"\"}", "key 'n_steps'");
   expect_refused("{\"n_steps\": 1e30}", "key 'n_steps'");

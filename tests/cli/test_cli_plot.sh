@@ -49,6 +49,8 @@ leank mask plot "$mask" -o -
 expect_code 0
 expect_no_err
 expect_same "$work/a.svg" "$work/out"
+leank mask plot "$mask" -o ''
+expect_failure 2 'a file to write has an empty name'
 [ ! -e - ]
 check $? "no file is named -"
 leank mask plot "$mask" -o "$work/b.svg" --title "$(printf 'a <b> & "c" \033\001 \377 \357\277\277')"

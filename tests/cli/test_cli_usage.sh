@@ -88,7 +88,7 @@ for command in run info learn eval tokenize "mask show" "mask plot" "mask score"
   expect_failure 2 "unknown option '-Z'"
 done
 leank run "$model" another -p x
-expect_failure 2 "unexpected argument 'another'"
+expect_failure 2 "unexpected argument 'another'; usage: leank run MODEL \[-p TEXT"
 leank run "$model" -p
 expect_failure 2 'needs a value'
 leank run "$model" --json=yes -p x
@@ -113,16 +113,16 @@ for options in "--chat" "--system y" "--template chatml"; do
 done
 for bad in x 1.5 -3 4t 99999999999999999999 18446744073709551615k ''; do
   leank run "$model" -p x -n "$bad"
-  expect_failure 2 'option --predict'
+  expect_failure 2 "option --predict: '.*' is not a whole number, as 4096 or 4k\$"
 done
 for bad in nan inf 1e999 hot; do
   leank run "$model" -p x --temp "$bad"
-  expect_failure 2 'option --temp'
+  expect_failure 2 "option --temp: '$bad' is not a number\$"
 done
 leank run "$model" -p x --kv-type f64
 expect_failure 2 'one of bf16\|f32'
 leank bench decode "$model" --lengths 512,,4k
-expect_failure 2 'option --lengths'
+expect_failure 2 "option --lengths: '512,,4k' is not 1 to 32 whole numbers above 0 joined by commas, as 512,4k\$"
 leank bench decode "$model" --lengths 0
 expect_failure 2 'option --lengths'
 leank mask score "$model" --method random
