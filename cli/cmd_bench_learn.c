@@ -68,10 +68,13 @@ static int parse(int argc, char **argv, bench_options *o, bench_machine *m, cons
     for (size_t i = 0; i < o->lengths.n; i++)
       if (o->shortest > o->lengths.values[i]) return cli_usage_error("--from is above -l");
   }
-  if (l->train.n_questions > 0 && l->batch > 0 &&
-      (l->batch - 1) / l->train.n_questions >= l->train.n_contexts)
-    return cli_usage_error("--batch: there are %zu x %zu questions", l->train.n_contexts,
-                           l->train.n_questions);
+  if (l->train.n_contexts == 0 || l->train.n_questions == 0)
+    return cli_usage_error("--contexts and --questions are at least 1");
+  if (l->n_steps1 == 0 || l->batch == 0)
+    return cli_usage_error("--steps1 and --batch are at least 1");
+  if ((l->batch - 1) / l->train.n_questions >= l->train.n_contexts)
+    return cli_usage_error("--batch %zu: there are %zu questions on each of %zu contexts", l->batch,
+                           l->train.n_questions, l->train.n_contexts);
   return CLI_GO;
 }
 

@@ -62,7 +62,9 @@ int data_settings_apply(const data_settings *given, leank_dataset_options *o) {
 }
 
 int data_settings_check(const data_settings *given, unsigned tasks) {
-  if (!given->examples || tasks & 1u << LEANK_TASK_FILE) return CLI_GO;
+  const bool reads = tasks & 1u << LEANK_TASK_FILE;
+  if (reads && !given->examples) return cli_usage_error("task file needs its file: --examples");
+  if (reads || !given->examples) return CLI_GO;
   return cli_usage_error("--examples are for task file, which --tasks leaves out");
 }
 

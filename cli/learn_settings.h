@@ -21,8 +21,8 @@ data_settings data_settings_default(void);
 /* Writes what was given over *options. Complains and returns CLI_USAGE, else CLI_GO. */
 int data_settings_apply(const data_settings *given, leank_dataset_options *options);
 
-/* Complains where examples are given that none of the tasks (of leank_dataset_options) reads:
- * CLI_USAGE, else CLI_GO. */
+/* Complains where examples are given that none of the tasks (of leank_dataset_options) reads, or
+ * are missing: CLI_USAGE, else CLI_GO. */
 int data_settings_check(const data_settings *given, unsigned tasks);
 
 /* Learning as given; NAN, SIZE_MAX, -1: as the preset has it. */

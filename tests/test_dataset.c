@@ -567,7 +567,7 @@ static void test_options_are_checked(void **state) {
   o = good, o.min_tokens = 0;
   refused(t, &o, LEANK_E_ARGUMENT, "contexts of 0 .. 3000 tokens");
   o = good, o.min_tokens = 3001;
-  refused(t, &o, LEANK_E_ARGUMENT, "contexts of 3001 .. 3000 tokens");
+  refused(t, &o, LEANK_E_ARGUMENT, "contexts of 3001 .. 3000 tokens: 1 or more, the shorter first");
   o = good, o.max_tokens = 100001;
   refused(t, &o, LEANK_E_CONTEXT, "100001");
   o = good, o.max_tokens = SIZE_MAX;

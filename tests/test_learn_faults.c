@@ -88,9 +88,9 @@ static void test_numbers_out_of_range(void **state) {
   ARGUMENT(lr1 = 1.1, "learning rates");
   ARGUMENT(lr2 = 0, "learning rates");
   ARGUMENT(lr2 = NAN, "learning rates");
-  ARGUMENT(n_steps1 = 0, "steps");
-  ARGUMENT(n_steps1 = (size_t)1 << 40, "steps");
-  ARGUMENT(n_steps2 = SIZE_MAX, "steps");
+  ARGUMENT(n_steps1 = 0, "0 steps of stage 1: 1 to");
+  ARGUMENT(n_steps1 = (size_t)1 << 40, "steps of stage 1: 1 to");
+  ARGUMENT(n_steps2 = SIZE_MAX, "steps of stage 2: at most");
   ARGUMENT(batch = 0, "questions in an update");
   ARGUMENT(batch = 4097, "questions in an update");
   ARGUMENT(align = 65537, "multiples of");

@@ -54,7 +54,8 @@ static leank_status check_options(const leank_dataset_options *o, const lk_datas
   LK_FAIL_IF(o->n_questions == 0 || o->n_questions > LK_MAX_QUESTIONS, err, LEANK_E_ARGUMENT, -1,
              "%zu questions on a context, expected 1 .. %d", o->n_questions, LK_MAX_QUESTIONS);
   LK_FAIL_IF(o->min_tokens == 0 || o->min_tokens > o->max_tokens, err, LEANK_E_ARGUMENT, -1,
-             "contexts of %zu .. %zu tokens", o->min_tokens, o->max_tokens);
+             "contexts of %zu .. %zu tokens: 1 or more, the shorter first", o->min_tokens,
+             o->max_tokens);
   LK_FAIL_IF(o->max_tokens > model->n_ctx, err, LEANK_E_CONTEXT, -1,
              "contexts of %zu tokens, but the model was made for %zu", o->max_tokens, model->n_ctx);
   LK_FAIL_IF(has_task(o, LEANK_TASK_FILE) && !o->examples, err, LEANK_E_ARGUMENT, -1,

@@ -65,9 +65,10 @@ static leank_status check_numbers(const leank_learn_options *o, leank_error *err
   LK_FAIL_IF(!isfinite(o->lambda), err, LEANK_E_ARGUMENT, -1, "lambda is not finite");
   LK_FAIL_IF(!(o->lr1 > 0 && o->lr1 <= 1) || !(o->lr2 > 0 && o->lr2 <= 1), err, LEANK_E_ARGUMENT,
              -1, "learning rates of %g and %g: above 0, at most 1", o->lr1, o->lr2);
-  LK_FAIL_IF(o->n_steps1 == 0 || o->n_steps1 > MAX_STEPS || o->n_steps2 > MAX_STEPS, err,
-             LEANK_E_ARGUMENT, -1, "%zu and %zu steps: 1 to %d, and at most %d", o->n_steps1,
-             o->n_steps2, MAX_STEPS, MAX_STEPS);
+  LK_FAIL_IF(o->n_steps1 == 0 || o->n_steps1 > MAX_STEPS, err, LEANK_E_ARGUMENT, -1,
+             "%zu steps of stage 1: 1 to %d are possible", o->n_steps1, MAX_STEPS);
+  LK_FAIL_IF(o->n_steps2 > MAX_STEPS, err, LEANK_E_ARGUMENT, -1,
+             "%zu steps of stage 2: at most %d are possible", o->n_steps2, MAX_STEPS);
   LK_FAIL_IF(o->batch == 0 || o->batch > MAX_BATCH, err, LEANK_E_ARGUMENT, -1,
              "%zu questions in an update: 1 to %d", o->batch, MAX_BATCH);
   LK_FAIL_IF(o->policy != LEANK_POLICY_DROP && o->policy != LEANK_POLICY_MEAN, err,

@@ -313,7 +313,13 @@ fi
   leank bench learn "$work/config.json" -l 2k --from 3k $quick
   expect_failure 2 '--from is above -l'
   leank bench learn "$work/config.json" --contexts 2 --questions 3 --batch 7 $quick
-  expect_failure 2 '--batch: there are 2 x 3 questions'
+  expect_failure 2 '--batch 7: there are 3 questions on each of 2 contexts'
+  for options in "--contexts 0" "--questions 0"; do
+    leank bench learn "$work/config.json" $options $quick
+    expect_failure 2 '--contexts and --questions are at least 1'
+  done
+  leank bench learn "$work/config.json" --steps1 0 $quick
+  expect_failure 2 '--steps1 and --batch are at least 1'
   leank bench learn "$work/config.json" -l 900 $quick
   expect_code 2
   expect_err '^leank: contexts of at most 900 tokens have no middle'

@@ -215,6 +215,11 @@ leank learn "$model" "${small[@]}" -o "$work/no" --examples "$work/examples"
 expect_failure 2 'examples are for task file'
 leank mask compare "$model" "$work/mask" --tasks uuid --examples "$work/examples"
 expect_failure 2 'examples are for task file'
+for command in "learn $model -o $work/no" "mask compare $model $work/mask"; do
+  # shellcheck disable=SC2086
+  leank $command --tasks uuid,file
+  expect_failure 2 'task file needs its file: --examples$'
+done
 for options in "--log $work/no" "--checkpoint $work/no" "--log $work/c --checkpoint $work/c"; do
   # shellcheck disable=SC2086
   leank learn "$model" "${small[@]}" -o "$work/no" $options
