@@ -62,6 +62,12 @@ int eval_variants_check(const cli_texts *masks, const cli_texts *baselines) {
     if (b.kind == BASELINE_UNIFORM && masks->n == 0)
       return cli_usage_error("baseline uniform takes the alphas of the first --mask");
   }
+  for (size_t i = 0; i < masks->n; i++) {
+    leank_mask *mask = NULL;
+    leank_error err;
+    if (leank_mask_open(masks->values[i], &mask, &err) != LEANK_OK) return cli_fail(&err);
+    leank_mask_close(&mask);
+  }
   return CLI_GO;
 }
 

@@ -18,7 +18,8 @@ typedef struct eval_variants {
 /* What `--help` says about baselines. */
 extern const char eval_baselines_help[];
 
-/* Checks --baseline before a model is opened. Complains and returns CLI_USAGE, else CLI_GO. */
+/* Checks --mask and --baseline before a model is opened. Complains and returns CLI_USAGE, of a mask
+ * that cannot be read CLI_FAILURE, else CLI_GO. */
 int eval_variants_check(const cli_texts *masks, const cli_texts *baselines);
 /* Whether one of the baselines, which were checked, is measured on a text, or rounded to `align`.
  */

@@ -265,6 +265,11 @@ leank eval "$model" --lengths 8k
 expect_failure 1 '8192 tokens, but the model was made for 4096'
 leank eval "$model" --lengths 100
 expect_failure 2 'too few for task niah_single_1'
+for command in "eval $model --lengths 8k" "eval $work/nowhere.gguf" "analyze $model --lengths 8k"; do
+  # shellcheck disable=SC2086
+  leank $command --mask "$work/half.safetensors" --mask "$work/none.safetensors"
+  expect_failure 1 'none.safetensors: No such file'
+done
 leank eval "$model" --suite nothing
 expect_failure 2 "'nothing' is not one of ruler"
 leank eval "$model" --baseline energy
