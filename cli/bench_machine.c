@@ -6,7 +6,7 @@
 
 #include "cli_report.h"
 
-enum { N_READ_PASSES = 5 };
+enum { N_READ_PASSES = 5, LEAST_ROTATE = 1 << 20 };
 /* What the bandwidth is measured over at most, and at least: less is no larger than caches are. */
 static const size_t most_read_bytes = (size_t)2 << 30, least_read_bytes = (size_t)256 << 20;
 
@@ -59,6 +59,7 @@ int bench_free_bytes(const bench_machine *m, size_t *out) {
 int bench_machine_describe(bench_machine *m, const cli_engine_options *engine) {
   leank_error err;
   leank_bench_options *o = &m->options;
+  if (o->rotate_bytes < LEAST_ROTATE) return cli_usage_error("--rotate is at least 1M");
   o->n_threads = engine->n_threads;
   o->cpu = cli_cpu_level(engine->cpu);
   o->on_progress = on_progress;

@@ -26,6 +26,9 @@ typedef struct analyze_options {
   cli_engine_options engine;
 } analyze_options;
 
+static const cli_texts default_tasks = {
+    6, {"niah_single_1", "niah_multikey_1", "niah_multikey_2", "vt", "fwe", "qa_like_1"}};
+
 static int parse(int argc, char **argv, analyze_options *o, const char **model) {
   const cli_option rows[] = {
       {'m', "mask", CLI_TEXTS, &o->masks, "FILE", "mask files, one at least"},
@@ -66,6 +69,16 @@ static int parse(int argc, char **argv, analyze_options *o, const char **model) 
   int code = cli_parse(&command, argc, argv, model);
   if (code != CLI_GO) return code;
   if (o->masks.n == 0) return cli_usage_error("--mask is missing");
+  const char *unused = o->tasks.n        ? "tasks"
+                       : o->lengths.n    ? "lengths"
+                       : o->haystacks.n  ? "haystack"
+                       : o->files.squad  ? "squad"
+                       : o->files.hotpot ? "hotpot"
+                                         : NULL;
+  if (o->masks_only && unused)
+    return cli_usage_error("--masks-only runs no prompt: --%s is for prompts", unused);
+  if (o->tasks.n == 0) o->tasks = default_tasks;
+  if (o->lengths.n == 0) o->lengths = (cli_sizes){2, {1024, 2048}};
   if (o->n_samples == 0) return cli_usage_error("--samples is at least 1");
   return eval_files_check(&o->files, &o->tasks, true);
 }
@@ -333,13 +346,7 @@ static int analyze(const analyze_options *o, const cli_engine *engine, const cha
 }
 
 int cmd_analyze(int argc, char **argv) {
-  analyze_options o = {
-      .tasks = {6,
-                {"niah_single_1", "niah_multikey_1", "niah_multikey_2", "vt", "fwe", "qa_like_1"}},
-      .lengths = {2, {1024, 2048}},
-      .n_samples = 1,
-      .seed = 1,
-  };
+  analyze_options o = {.n_samples = 1, .seed = 1};
   const char *path[CLI_MAX_POSITIONALS];
   const cli_texts none = {0};
   cli_engine engine = {0};

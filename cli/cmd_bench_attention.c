@@ -51,13 +51,17 @@ static int parse(int argc, char **argv, attention_options *o, bench_machine *m) 
   if (o->no_dense && !o->engine.mask && !o->n_kept.n) {
     return cli_usage_error("--no-dense needs --mask or --dk");
   }
+  if (o->layers && !o->engine.mask && !o->n_kept.n) {
+    return cli_usage_error("--layers needs --mask or --dk: layers of a dense cache are all alike");
+  }
   if (m->options.n_repeats == 0) return cli_usage_error("-r is at least 1");
+  if (!o->n_kept.n) code = cli_engine_check_mask(&o->engine);
   o->shape.model = words[0];
   o->shape.mask = o->engine.mask;
   o->shape.n_sink = o->engine.n_sink;
   o->shape.n_recent = o->engine.n_recent;
   o->shape.kv_type = o->engine.kv_type;
-  return CLI_GO;
+  return code;
 }
 
 /* A dense cache and, unless lean is NULL, another in turns. Prints a row for each. Or checks both.

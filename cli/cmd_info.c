@@ -42,7 +42,10 @@ static int parse(int argc, char **argv, info_options *o, const char **model) {
     return cli_usage_error("an argument is missing: a MODEL, --cpu or --devices; usage: %s",
                            command.usage);
   }
-  return code == CLI_GO && model[0] ? cli_engine_check_mask(&o->engine) : code;
+  if (code != CLI_GO) return code;
+  if (o->engine.cpu && !o->cpu) return cli_usage_error("--level needs --cpu");
+  if (o->engine.mask && !model[0]) return cli_usage_error("--mask needs a MODEL");
+  return model[0] ? cli_engine_check_mask(&o->engine) : CLI_GO;
 }
 
 /* ---- text ---- */

@@ -90,6 +90,8 @@ static int parse(int argc, char **argv, learn_options *o, const char **model) {
   int code = cli_parse(&command, argc, argv, model);
   if (code != CLI_GO) return code;
   if (!o->out && !o->show_data && !o->print_config) return cli_usage_error("-o is missing");
+  if (o->no_checkpoint && o->checkpoint)
+    return cli_usage_error("--checkpoint and --no-checkpoint exclude each other");
   if (is_same(o->out, o->log) || is_same(o->out, o->checkpoint) || is_same(o->log, o->checkpoint))
     return cli_usage_error("-o, --log and --checkpoint must be different files");
   return CLI_GO;

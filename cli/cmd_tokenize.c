@@ -155,6 +155,9 @@ int cmd_tokenize(int argc, char **argv) {
   if (o.decode && (o.prompt || o.file)) {
     return cli_usage_error("--decode and a text exclude each other");
   }
+  if (o.ids && o.count) return cli_usage_error("--ids and --count exclude each other");
+  if (o.decode && (o.ids || o.count))
+    return cli_usage_error("--decode prints text: --%s is for tokens", o.ids ? "ids" : "count");
   if (leank_tokenizer_open(model[0], &tokenizer, &err) != LEANK_OK) return cli_fail(&err);
   code = o.decode ? decode(&o, tokenizer) : encode(&o, tokenizer);
   leank_tokenizer_close(&tokenizer);

@@ -32,6 +32,16 @@ leank bench attention "$model" --mask x --dk 8
 expect_failure 2 '--mask and --dk exclude each other'
 leank bench attention "$model" --no-dense
 expect_failure 2 '--no-dense needs'
+leank bench attention "$model" --layers
+expect_failure 2 '--layers needs --mask or --dk'
+leank bench attention "$model" --n-sink 64
+expect_failure 2 '--n-sink needs --mask'
+for command in "attention $model" matvec "prefill $model" "memory $model" "learn $model"; do
+  # shellcheck disable=SC2086
+  leank bench $command --rotate 1023k
+  expect_failure 2 '--rotate is at least 1M'
+  expect_no_out
+done
 leank bench attention "$model" -r 0
 expect_failure 2 '-r is at least 1'
 leank bench attention "$model" --kv-type f64

@@ -319,6 +319,11 @@ leank analyze "$model" --mask "$work/half.safetensors" --tasks fwe --squad "$wor
 expect_failure 2 '--squad is for task qa_1 of suite ruler, which is not asked$'
 leank analyze "$model" --mask "$work/half.safetensors" --hotpot "$work/squad.json"
 expect_failure 2 '--hotpot is for task qa_2 of suite ruler, which is not asked$'
+for unused in "--tasks fwe" "--lengths 2k" "--haystack $work/none" "--squad $work/squad.json"; do
+  # shellcheck disable=SC2086
+  leank analyze "$model" --mask "$work/half.safetensors" --masks-only $unused
+  expect_failure 2 "--masks-only runs no prompt: ${unused%% *} is for prompts"
+done
 leank analyze "$model" --mask "$work/half.safetensors" --masks-only --json
 expect_code 0
 expect_json

@@ -104,6 +104,18 @@ for options in "--n-sink 64" "--n-recent 64" "--policy mean" "--mean-comp on"; d
 done
 leank info "$model" --n-recent 64
 expect_failure 2 '--n-recent needs --mask'
+leank info "$model" --level c
+expect_failure 2 '--level needs --cpu'
+leank info --cpu --mask "$work/m"
+expect_failure 2 '--mask needs a MODEL'
+leank tokenize "$model" -p x --ids --count
+expect_failure 2 '--ids and --count exclude each other'
+for option in ids count; do
+  leank tokenize "$model" --decode 1 --$option
+  expect_failure 2 "--decode prints text: --$option is for tokens"
+done
+leank learn "$model" -o "$work/m" --no-checkpoint --checkpoint "$work/c"
+expect_failure 2 '--checkpoint and --no-checkpoint exclude each other'
 leank info --json
 expect_failure 2 'argument is missing: a MODEL, --cpu or --devices'
 for options in "--chat" "--system y" "--template chatml"; do
