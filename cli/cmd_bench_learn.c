@@ -28,7 +28,8 @@ static int parse(int argc, char **argv, bench_options *o, bench_machine *m, cons
   leank_learn_options *l = &o->learn;
   const cli_option rows[] = {
       {'l', "lengths", CLI_LIST, &o->lengths, "LIST", "tokens of a prompt with its answer (4096)"},
-      {0, "from", CLI_SIZE, &o->shortest, "N", "contexts of N tokens up to that, spread evenly"},
+      {0, "from", CLI_SIZE, &o->shortest, "N",
+       "the shortest context: lengths are spread evenly up to -l (-l)"},
       {0, "contexts", CLI_SIZE, &l->train.n_contexts, "N", "contexts (4)"},
       {0, "questions", CLI_SIZE, &l->train.n_questions, "N", "questions about each (4)"},
       {0, "question-tokens", CLI_SIZE, &l->train.random_prompt, "N", "tokens of a question (48)"},
@@ -196,9 +197,9 @@ static int measure(const cli_engine *engine, const bench_machine *m,
   return code;
 }
 
-static int run(const cli_engine *engine, const bench_machine *m, bench_options *o) {
+/* What learning is like at every length. */
+static void settle(const cli_engine *engine, bench_options *o) {
   leank_learn_options *l = &o->learn;
-  leank_session *keeper = NULL;
   l->device = engine->device;
   l->device_index = engine->device_index;
   l->n_threads = engine->options.n_threads;
@@ -207,12 +208,35 @@ static int run(const cli_engine *engine, const bench_machine *m, bench_options *
   l->held_out.n_questions = l->train.n_questions;
   l->held_out.random_prompt = l->train.random_prompt;
   l->held_out.random_answer = l->train.random_answer;
+}
+
+static void set_length(bench_options *o, size_t i) {
+  leank_learn_options *l = &o->learn;
+  l->train.max_tokens = l->held_out.max_tokens = o->lengths.values[i];
+  l->train.min_tokens = l->held_out.min_tokens = o->shortest ? o->shortest : o->lengths.values[i];
+}
+
+/* Whether all that is asked for is possible, before the bandwidth is measured, which takes its
+ * time. */
+static int check(const cli_engine *engine, bench_options *o) {
+  leank_error err;
+  for (size_t i = 0; i < o->lengths.n; i++) {
+    leank_learner *learner = NULL;
+    set_length(o, i);
+    if (leank_learner_open(engine->model, &o->learn, &learner, &err) != LEANK_OK)
+      return cli_fail(&err);
+    leank_learner_close(&learner);
+  }
+  return CLI_GO;
+}
+
+static int run(const cli_engine *engine, const bench_machine *m, bench_options *o) {
+  leank_session *keeper = NULL;
   int code = bench_steps_load_weights(engine, &keeper);
-  if (code == CLI_GO && !o->json) bench_learn_head(m, engine->info, l);
+  if (code == CLI_GO && !o->json) bench_learn_head(m, engine->info, &o->learn);
   for (size_t i = 0; i < o->lengths.n && code == CLI_GO; i++) {
-    l->train.max_tokens = l->held_out.max_tokens = o->lengths.values[i];
-    l->train.min_tokens = l->held_out.min_tokens = o->shortest ? o->shortest : o->lengths.values[i];
-    code = measure(engine, m, l, o->json);
+    set_length(o, i);
+    code = measure(engine, m, &o->learn, o->json);
   }
   leank_session_close(&keeper);
   return code == CLI_GO ? CLI_OK : code;
@@ -236,6 +260,10 @@ int cmd_bench_learn(int argc, char **argv) {
   o.engine.takes_config = true;
   o.engine.weights = LEANK_WEIGHTS_MAPPED; /* as leank learn has them */
   code = cli_engine_open(words[0], &o.engine, &engine);
+  if (code == CLI_GO) {
+    settle(&engine, &o);
+    code = check(&engine, &o);
+  }
   if (code == CLI_GO) code = bench_machine_open(&machine, &o.engine);
   machine.options.n_repeats = 1; /* of every length */
   if (code == CLI_GO) code = run(&engine, &machine, &o);
