@@ -11,7 +11,7 @@
 #include "cli_console.h"
 #include "cli_file.h"
 #include "cli_report.h"
-#include "eval_files.h"
+#include "eval_tasks.h"
 #include "eval_variants.h"
 #include "mask_scores.h"
 
@@ -80,7 +80,7 @@ static int parse(int argc, char **argv, analyze_options *o, const char **model) 
   if (o->tasks.n == 0) o->tasks = default_tasks;
   if (o->lengths.n == 0) o->lengths = (cli_sizes){2, {1024, 2048}};
   if (o->n_samples == 0) return cli_usage_error("--samples is at least 1");
-  return eval_files_check(&o->files, &o->tasks, true);
+  return eval_tasks_check(LEANK_SUITE_RULER, &o->tasks, &o->files);
 }
 
 /* ---- measuring ---- */

@@ -12,10 +12,10 @@
 #include "cli_engine.h"
 #include "cli_file.h"
 #include "cli_report.h"
-#include "eval_files.h"
 #include "eval_records.h"
 #include "eval_report.h"
 #include "eval_summary.h"
+#include "eval_tasks.h"
 #include "eval_variants.h"
 
 #define SUITES "ruler|niah|gsm-infinite|ppl|kl|longbench"
@@ -115,13 +115,13 @@ static int parse_part(eval_options *o) {
   return CLI_GO;
 }
 
-/* Files that the suite or its tasks need, or have no use for. */
-static int check_files(const eval_options *o) {
+/* Tasks that the suite has, and files that it or they need or have no use for. */
+static int check_tasks(const eval_options *o) {
   const bool longbench = o->suite == LEANK_SUITE_LONGBENCH;
   if (longbench && o->data.n == 0)
     return cli_usage_error("--suite longbench needs its files: --data");
   if (!longbench && o->data.n > 0) return cli_usage_error("--data is for --suite longbench alone");
-  return eval_files_check(&o->files, &o->tasks, o->suite == LEANK_SUITE_RULER);
+  return eval_tasks_check((leank_eval_suite)o->suite, &o->tasks, &o->files);
 }
 
 /* Options that nothing of the run would look at. */
@@ -462,7 +462,7 @@ int cmd_eval(int argc, char **argv) {
   int code = parse(argc, argv, &o, path);
   if (code == CLI_GO) code = parse_part(&o);
   if (code == CLI_GO) code = eval_variants_check(&o.masks, &o.baselines);
-  if (code == CLI_GO) code = check_files(&o);
+  if (code == CLI_GO) code = check_tasks(&o);
   if (code == CLI_GO) code = check_unused(&o);
   if (code == CLI_GO) code = fill_in(&o);
   if (code == CLI_GO && o.out) code = cli_check_regular(o.out);

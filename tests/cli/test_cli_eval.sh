@@ -227,7 +227,7 @@ check $? "no folder for prompts that are printed"
 
 # ---- wrong usage ----
 leank eval "$model" --tasks qa_3
-expect_failure 2 "suite ruler has no task 'qa_3'"
+expect_failure 2 "suite ruler has no task 'qa_3' \(see leank eval --help\)\$"
 leank eval "$model" --tasks qa_1
 expect_failure 2 'task qa_1 needs SQuAD.s file: --squad$'
 leank eval "$model" --tasks niah_single_1,qa_2 --squad "$work/half.safetensors"

@@ -1,4 +1,4 @@
-#include "eval_files.h"
+#include "eval_tasks.h"
 
 #include <string.h>
 
@@ -10,7 +10,14 @@ static bool names(const cli_texts *tasks, const char *task) {
   return false;
 }
 
-int eval_files_check(const eval_files *files, const cli_texts *tasks, bool ruler) {
+static bool is_of_suite(leank_eval_suite suite, const char *task) {
+  const char *name;
+  for (size_t i = 0; (name = leank_eval_task_name(suite, i)); i++)
+    if (strcmp(name, task) == 0) return true;
+  return false;
+}
+
+static int check_files(bool ruler, const cli_texts *tasks, const eval_files *files) {
   const struct {
     const char *path, *option, *data_set, *task;
   } list[] = {{files->squad, "squad", "SQuAD", "qa_1"},
@@ -27,4 +34,13 @@ int eval_files_check(const eval_files *files, const cli_texts *tasks, bool ruler
                              list[i].option, list[i].task);
   }
   return CLI_GO;
+}
+
+int eval_tasks_check(leank_eval_suite suite, const cli_texts *tasks, const eval_files *files) {
+  for (size_t i = 0; i < tasks->n; i++) {
+    if (!is_of_suite(suite, tasks->values[i]))
+      return cli_usage_error("suite %s has no task '%s' (see leank eval --help)",
+                             leank_eval_suite_name(suite), tasks->values[i]);
+  }
+  return check_files(suite == LEANK_SUITE_RULER, tasks, files);
 }
