@@ -200,8 +200,7 @@ typedef struct lk_backend_ops {
   void (*append)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
                  const lk_rows *rows, size_t first, size_t n, const float *k, const float *v);
   /* rope of the rows' q[N][Hq][D] and k[N][Hk][D], and append of k and v[N][Hk][D]. k is of no
-   * meaning afterwards. In a step (step_begin) it is complete when attend has been called on the
-   * same rows, with this q, and they stay as they are until then. */
+   * meaning afterwards. */
   void (*rope_append)(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
                       const lk_rows *rows, leank_channel_order order, const float *cos_sin,
                       float *q, float *k, const float *v);

@@ -201,7 +201,6 @@ static bool cuda_step_begin(lk_backend *be, uint64_t key) {
   lk_cuda_backend *cuda = lk_cuda(be);
   lk_cuda_recording *r = cuda->now == &cuda->few && key ? find_recording(cuda, key) : NULL;
   cuda->step = r;
-  cuda->fresh.k = NULL;
   if (!r) return false;
   if (r->graph) {
     cuda->api->replay(cuda->dev, r->graph);

@@ -93,10 +93,6 @@ typedef struct lk_cuda_backend {
   size_t n_heads, max_heads;
   unsigned char *heads_room; /* one layer's, while it is compared */
   lk_cuda_recording *recordings, *step;
-  /* rows that a step's rope_append left to the attention behind it: fresh.k is NULL where there are
-   * none */
-  lk_cuda_fresh fresh;
-  const float *fresh_q;
   size_t n_recordings, max_recordings;
   size_t reserved_rows, reserved_cols; /* of products, so far */
   double n_flops;                      /* so far */
@@ -130,10 +126,6 @@ leank_status lk_cuda_fill_parts(lk_cuda_backend *cuda, const lk_linear_part *par
  * never meet, would together take gigabytes. LEANK_E_MEMORY. */
 leank_status lk_cuda_reserve_parts(lk_cuda_backend *cuda, size_t n_rows, size_t n_cols,
                                    leank_error *err);
-
-/* cuda_pages.c: whether attention of the step under way takes its rows before RoPE. Not where a
- * page is packed, perhaps the one that they belong to. */
-bool lk_cuda_takes_fresh(const lk_cuda_backend *cuda, const lk_rows *rows);
 
 /* cuda_steps.c: where steps go to GEMM */
 leank_status lk_cuda_op_project_append(lk_backend *be, const lk_attn_shape *shape,

@@ -44,26 +44,13 @@ void lk_cuda_op_append(lk_backend *be, const lk_attn_shape *shape, const lk_laye
                     (const lk_slot *)(s->memory + s->slots) + first);
 }
 
-bool lk_cuda_takes_fresh(const lk_cuda_backend *cuda, const lk_rows *rows) {
-  return cuda->step && rows->n_packed == 0;
-}
-
 void lk_cuda_op_rope_append(lk_backend *be, const lk_attn_shape *shape, const lk_layer_view *view,
                             const lk_rows *rows, leank_channel_order order, const float *cos_sin,
                             float *q, float *k, const float *v) {
+  (void)shape;
   lk_cuda_backend *cuda = lk_cuda(be);
   const lk_cuda_staged *s = lk_cuda_staged_of(cuda, rows);
   lk_cuda_view own;
-  if (lk_cuda_takes_fresh(cuda, rows)) {
-    cuda->fresh = (lk_cuda_fresh){.k = k,
-                                  .v = v,
-                                  .q_pitch = shape->n_heads * shape->head_dim,
-                                  .kv_pitch = shape->n_kv_heads * shape->head_dim,
-                                  .cos_sin = cos_sin,
-                                  .pairs = order == LEANK_ORDER_PAIRS};
-    cuda->fresh_q = q;
-    return;
-  }
   if (!s || !lk_cuda_make_view(cuda, view, &own)) return;
   cuda->api->rope_append(cuda->dev, &own, q, k, v, rows->n_rows, order == LEANK_ORDER_PAIRS,
                          cos_sin, (const lk_slot *)(s->memory + s->slots));
@@ -136,15 +123,13 @@ static leank_status attend_few(lk_cuda_backend *cuda, const lk_cuda_view *view,
       .groups = (const lk_cuda_group *)(s->memory + s->groups),
       .n_groups = (uint32_t)n,
       .tables = (const lk_page_entry *)(s->memory + s->tables),
-      .q = cuda->fresh.k ? cuda->fresh_q : q,
+      .q = q,
       .out = out,
       .scratch = cuda->partials.p,
       .max_pages = (uint32_t)cuda->options.max_pages,
       .settled = cuda->step != NULL,
-      .fresh = cuda->fresh,
       .means = *means,
       .mean_logits = means->for_pruned || means->for_empty ? cuda->mean_logits.p : NULL};
-  cuda->fresh.k = NULL;
   cuda->api->decode(cuda->dev, &job);
   return LEANK_OK;
 }

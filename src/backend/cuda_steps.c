@@ -31,25 +31,15 @@ leank_status lk_cuda_op_project_append(lk_backend *be, const lk_attn_shape *shap
                                        const lk_layer_view *view, const lk_rows *rows,
                                        leank_channel_order order, const float *cos_sin,
                                        const lk_projection *p, const float *x, leank_error *err) {
+  (void)shape;
   leank_status status = LEANK_OK;
   lk_cuda_backend *cuda = lk_cuda(be);
-  const size_t n_q = shape->n_heads * shape->head_dim, n_kv = shape->n_kv_heads * shape->head_dim;
   const lk_cuda_staged *s = lk_cuda_staged_of(cuda, rows);
   lk_cuda_view own;
   if (!s || !lk_cuda_make_view(cuda, view, &own)) return lk_cuda_tell(cuda, err);
   const lk_linear_part *parts = p->parts;
   LK_TRY(norm_operand(cuda, x, rows->n_rows, parts->w->n_cols, &p->norm, err));
   LK_TRY(multiply_operand(cuda, parts, 3, false, rows->n_rows, p->room, err));
-  if (lk_cuda_takes_fresh(cuda, rows)) {
-    cuda->fresh = (lk_cuda_fresh){.k = p->room + n_q,
-                                  .v = p->room + n_q + n_kv,
-                                  .q_pitch = n_q + 2 * n_kv,
-                                  .kv_pitch = n_q + 2 * n_kv,
-                                  .cos_sin = cos_sin,
-                                  .pairs = order == LEANK_ORDER_PAIRS};
-    cuda->fresh_q = p->room;
-    return LEANK_OK;
-  }
   cuda->api->rope_append_joint(cuda->dev, &own, p->room, parts[0].y, rows->n_rows,
                                order == LEANK_ORDER_PAIRS, cos_sin,
                                (const lk_slot *)(s->memory + s->slots));

@@ -101,14 +101,6 @@ typedef struct lk_cuda_means {
   size_t offset;              /* floats from a group's mean to this layer's */
 } lk_cuda_means;
 
-/* Rows of a step as products leave them: before RoPE, and not in their pages. */
-typedef struct lk_cuda_fresh {
-  const float *k, *v;       /* device, a row's [Hk][D]; k NULL: there are none */
-  size_t q_pitch, kv_pitch; /* floats from a row of q, of k and of v to the next */
-  const float *cos_sin;     /* of rope_table, for the groups' rows */
-  bool pairs;               /* as rope has it */
-} lk_cuda_fresh;
-
 /* Attention of decode steps: each group has one row. */
 typedef struct lk_cuda_decode {
   lk_cuda_view view;
@@ -121,9 +113,6 @@ typedef struct lk_cuda_decode {
   uint32_t max_pages;          /* most pages of a table: what scratch is for */
   bool settled; /* all pages but the last and the last lean one of each table were written before
                    the launch before this one began: they are read without waiting for it */
-  lk_cuda_fresh fresh; /* where it has rows, q is not rotated either; all of it is done on the way,
-                          to the bits of rope_append. Each group's last page is wide then. With
-                          `settled` no page waits for the launch before */
   lk_cuda_means means;
   float *mean_logits; /* device [B][Hq]: room for those of heads without lean pages, where one of
                          `means` is wanted; else NULL */

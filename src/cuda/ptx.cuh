@@ -148,9 +148,18 @@ static __device__ __forceinline__ void lk_barrier_init(uint64_t *barrier, uint32
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(lk_shared_address(barrier)), "r"(count)
                : "memory");
 }
-static __device__ __forceinline__ void lk_barrier_arrive(uint64_t *barrier) {
-  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(
-                   lk_shared_address(barrier))
+/* Arrives when what was read from shared memory is there: `read` is the "or" of words of the last
+ * reads; a warp's are done in order. An arrival by itself may overtake a read that waits behind
+ * loads of other warps, and what it lets in, a copy from the second-level cache, may be there
+ * before that read: seen on an H100, one line of weights in some thousand launches. never: 0,
+ * unknown to the compiler. */
+static __device__ __forceinline__ void lk_barrier_arrive_after(uint64_t *barrier, uint32_t read,
+                                                               uint32_t never) {
+  asm volatile("{\n.reg .b64 state;\n.reg .b32 t;\n"
+               "and.b32 t, %1, %2;\n"
+               "add.u32 t, t, %0;\n"
+               "mbarrier.arrive.shared.b64 state, [t];\n}" ::"r"(lk_shared_address(barrier)),
+               "r"(read), "r"(never)
                : "memory");
 }
 /* Waits for the phase of this parity to be complete. */

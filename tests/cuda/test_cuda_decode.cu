@@ -244,21 +244,15 @@ static void free_layer(device_layer *d) {
   cudaFree((void *)d->view.channels);
 }
 
-/* Rows as products leave them, [B][Hq + 2 Hk][D]; none where qkv is empty. */
-struct fresh_rows {
-  std::vector<float> qkv, cos_sin;
-  bool pairs;
-};
-
 static std::vector<float> run_batch(lk_cuda_device *dev, const layer &l, const device_layer &d,
-                                    const batch &b, uint32_t max_pages,
-                                    const fresh_rows &fresh = {}) {
+                                    const batch &b, uint32_t max_pages) {
   lk_cuda_decode job = {};
+  const size_t n_out = b.q.size();
   job.view = d.view;
   job.n_groups = (uint32_t)b.groups.size() - 1;
-  const size_t n_out = (size_t)job.n_groups * l.n_heads * l.head_dim;
   job.groups = fixture_to_device(b.groups.data(), b.groups.size());
   job.tables = fixture_to_device(b.tables.data(), b.tables.size());
+  job.q = fixture_to_device(b.q.data(), b.q.size());
   job.max_pages = max_pages;
   job.settled = job.n_groups == 1; /* either way: the same bits */
   job.means = l.means;
@@ -266,18 +260,6 @@ static std::vector<float> run_batch(lk_cuda_device *dev, const layer &l, const d
   if (l.means.for_pruned || l.means.for_empty) {
     const std::vector<float> unset((size_t)job.n_groups * l.n_heads, NAN);
     job.mean_logits = fixture_to_device(unset.data(), unset.size());
-  }
-  if (fresh.qkv.empty()) {
-    job.q = fixture_to_device(b.q.data(), b.q.size());
-  } else {
-    const size_t n_q = (size_t)l.n_heads * l.head_dim, n_kv = (size_t)l.n_kv_heads * l.head_dim;
-    job.q = fixture_to_device(fresh.qkv.data(), fresh.qkv.size());
-    job.fresh = {job.q + n_q,
-                 job.q + n_q + n_kv,
-                 n_q + 2 * n_kv,
-                 n_q + 2 * n_kv,
-                 fixture_to_device(fresh.cos_sin.data(), fresh.cos_sin.size()),
-                 fresh.pairs};
   }
   const size_t scratch = lk_cuda_decode_scratch_bytes(
       job.n_groups, d.view.n_heads, d.view.n_kv_heads, d.view.head_dim, max_pages);
@@ -290,51 +272,10 @@ static std::vector<float> run_batch(lk_cuda_device *dev, const layer &l, const d
   fixture_check(dev);
   std::vector<float> out(n_out);
   CUDA_OK(cudaMemcpy(out.data(), job.out, n_out * sizeof(float), cudaMemcpyDeviceToHost));
-  void *all[] = {(void *)job.groups, (void *)job.tables,       (void *)job.q, job.scratch, job.out,
-                 job.mean_logits,    (void *)job.fresh.cos_sin};
+  void *all[] = {(void *)job.groups, (void *)job.tables, (void *)job.q, job.scratch, job.out,
+                 job.mean_logits};
   for (void *p : all) cudaFree(p);
   return out;
-}
-
-/* Sequences of these lengths, their pages and means on the device. */
-struct placed {
-  device_layer device;
-  std::vector<sequence> sequences;
-  batch all;
-  uint32_t max_pages;
-};
-
-static placed place(const layer &l, const std::vector<size_t> &lengths, size_t n_pages,
-                    float spread, uint64_t *seed) {
-  placed s = {};
-  s.device = upload_layer(l, n_pages);
-  s.max_pages = 1;
-  pool pools[2] = {make_pool(n_pages, seed), make_pool(n_pages, seed)};
-  const lk_cuda_view &view = s.device.view;
-  for (size_t n : lengths) {
-    s.sequences.push_back(make_sequence(l, n, spread, seed));
-    std::vector<lk_page_entry> entries;
-    for (size_t p = 0; p * LK_CUDA_P < n; p++) {
-      const bool lean = p * LK_CUDA_P >= l.n_sink && p * LK_CUDA_P < middle_end(l, n);
-      const std::vector<uint16_t> bytes = page_bytes(l, s.sequences.back(), p, lean);
-      entries.push_back(
-          {pools[lean].free_pages.back(), lean ? (uint32_t)LK_PAGE_LEAN : LK_PAGE_WIDE});
-      pools[lean].free_pages.pop_back();
-      CUDA_OK(cudaMemcpy(view.arena[lean] + entries.back().page * view.page_bytes[lean],
-                         bytes.data(), bytes.size() * 2, cudaMemcpyHostToDevice));
-    }
-    add_group(l, n, entries.data(), &s.all);
-    s.all.groups.back().mean =
-        fixture_to_device(s.sequences.back().sums.data(), s.sequences.back().sums.size());
-    s.all.q.insert(s.all.q.end(), s.sequences.back().q.begin(), s.sequences.back().q.end());
-    s.max_pages = std::max(s.max_pages, (uint32_t)entries.size());
-  }
-  end_groups(&s.all);
-  return s;
-}
-static void free_placed(placed *s) {
-  for (size_t i = 0; i < s->sequences.size(); i++) cudaFree(s->all.groups[i].mean);
-  free_layer(&s->device);
 }
 
 /* Sequences of these lengths in one batch against the oracle (of at most max_checked heads each),
@@ -342,11 +283,30 @@ static void free_placed(placed *s) {
 static void test_layer(lk_cuda_device *dev, const char *name, const layer &l,
                        const std::vector<size_t> &lengths, size_t n_pages, float spread,
                        uint32_t max_checked, uint64_t *seed) {
-  placed placement = place(l, lengths, n_pages, spread, seed);
-  const device_layer &d = placement.device;
-  const batch &all = placement.all;
-  const std::vector<sequence> &sequences = placement.sequences;
-  const uint32_t max_pages = placement.max_pages;
+  device_layer d = upload_layer(l, n_pages);
+  pool pools[2] = {make_pool(n_pages, seed), make_pool(n_pages, seed)};
+  std::vector<sequence> sequences;
+  batch all;
+  uint32_t max_pages = 1;
+  for (size_t n : lengths) {
+    sequences.push_back(make_sequence(l, n, spread, seed));
+    std::vector<lk_page_entry> entries;
+    for (size_t p = 0; p * LK_CUDA_P < n; p++) {
+      const bool lean = p * LK_CUDA_P >= l.n_sink && p * LK_CUDA_P < middle_end(l, n);
+      const std::vector<uint16_t> bytes = page_bytes(l, sequences.back(), p, lean);
+      entries.push_back(
+          {pools[lean].free_pages.back(), lean ? (uint32_t)LK_PAGE_LEAN : LK_PAGE_WIDE});
+      pools[lean].free_pages.pop_back();
+      CUDA_OK(cudaMemcpy(d.view.arena[lean] + entries.back().page * d.view.page_bytes[lean],
+                         bytes.data(), bytes.size() * 2, cudaMemcpyHostToDevice));
+    }
+    add_group(l, n, entries.data(), &all);
+    all.groups.back().mean =
+        fixture_to_device(sequences.back().sums.data(), sequences.back().sums.size());
+    all.q.insert(all.q.end(), sequences.back().q.begin(), sequences.back().q.end());
+    max_pages = std::max(max_pages, (uint32_t)entries.size());
+  }
+  end_groups(&all);
   const std::vector<float> out = run_batch(dev, l, d, all, max_pages);
   double worst = 0;
   const size_t row = (size_t)l.n_heads * l.head_dim;
@@ -377,101 +337,8 @@ static void test_layer(lk_cuda_device *dev, const char *name, const layer &l,
           (double)lengths.size());
   }
   printf("%-44s worst %.3f of the bound\n", name, worst);
-  free_placed(&placement);
-}
-
-/* ---- rows that attention rotates and appends itself ---- */
-
-static std::vector<unsigned char> wide_pages(const device_layer &d) {
-  std::vector<unsigned char> bytes(d.n_pages * d.view.page_bytes[LK_PAGE_WIDE]);
-  CUDA_OK(
-      cudaMemcpy(bytes.data(), d.view.arena[LK_PAGE_WIDE], bytes.size(), cudaMemcpyDeviceToHost));
-  return bytes;
-}
-
-/* The rows rotated and appended by a launch of their own; q as the batch has it afterwards. */
-static void append_rows(lk_cuda_device *dev, const layer &l, const device_layer &d,
-                        const fresh_rows &fresh, batch *b) {
-  std::vector<lk_slot> slots;
-  for (size_t i = 0; i + 1 < b->groups.size(); i++) {
-    const lk_cuda_group &g = b->groups[i];
-    slots.push_back(
-        {b->tables[g.table + g.first_pos / LK_CUDA_P], (uint32_t)(g.first_pos % LK_CUDA_P)});
-  }
-  lk_slot *device_slots = fixture_to_device(slots.data(), slots.size());
-  float *qkv = fixture_to_device(fresh.qkv.data(), fresh.qkv.size());
-  float *cos_sin = fixture_to_device(fresh.cos_sin.data(), fresh.cos_sin.size());
-  b->q.resize(slots.size() * l.n_heads * l.head_dim);
-  float *q = fixture_to_device(b->q.data(), b->q.size());
-  lk_cuda_rope_append_joint(dev, &d.view, qkv, q, slots.size(), fresh.pairs, cos_sin, device_slots);
-  fixture_check(dev);
-  CUDA_OK(cudaMemcpy(b->q.data(), q, b->q.size() * sizeof(float), cudaMemcpyDeviceToHost));
-  for (void *p : {(void *)device_slots, (void *)qkv, (void *)cos_sin, (void *)q}) cudaFree(p);
-}
-
-/* Row i of fresh rows alone. */
-static fresh_rows row_of(const layer &l, const fresh_rows &all, size_t i) {
-  const size_t n = (size_t)(l.n_heads + 2 * l.n_kv_heads) * l.head_dim, d = l.head_dim;
-  return {{all.qkv.begin() + i * n, all.qkv.begin() + (i + 1) * n},
-          {all.cos_sin.begin() + i * d, all.cos_sin.begin() + (i + 1) * d},
-          all.pairs};
-}
-
-/* The bits of appending first, in what comes out and in the pages; of each sequence alone, too. */
-static void test_fresh(lk_cuda_device *dev, const layer &l, const std::vector<size_t> &lengths,
-                       bool pairs, uint64_t *seed) {
-  placed s = place(l, lengths, 200, 4.0f, seed);
-  const std::vector<unsigned char> before = wide_pages(s.device);
-  fresh_rows fresh = {{}, {}, pairs};
-  fresh.qkv.resize(lengths.size() * (l.n_heads + 2 * l.n_kv_heads) * l.head_dim);
-  for (float &x : fresh.qkv) x = 4 * fixture_uniform(seed);
-  for (size_t i = 0; i < lengths.size(); i++) {
-    std::vector<float> sines;
-    for (uint32_t c = 0; c < l.head_dim / 2; c++) {
-      const double angle = 4 * fixture_uniform(seed);
-      fresh.cos_sin.push_back((float)std::cos(angle));
-      sines.push_back((float)std::sin(angle));
-    }
-    fresh.cos_sin.insert(fresh.cos_sin.end(), sines.begin(), sines.end());
-  }
-  batch appended = s.all;
-  append_rows(dev, l, s.device, fresh, &appended);
-  const std::vector<float> want = run_batch(dev, l, s.device, appended, s.max_pages);
-  const std::vector<unsigned char> after = wide_pages(s.device);
-  check(after != before, "FAILED %s: none was appended\n", "fresh rows", 0, 0);
-  for (int alone = 0; alone < 2; alone++) {
-    CUDA_OK(cudaMemcpy(s.device.view.arena[LK_PAGE_WIDE], before.data(), before.size(),
-                       cudaMemcpyHostToDevice));
-    std::vector<float> got;
-    if (!alone) got = run_batch(dev, l, s.device, s.all, s.max_pages, fresh);
-    for (size_t i = 0; alone && i < lengths.size(); i++) {
-      batch one;
-      add_group(l, lengths[i], &s.all.tables[s.all.groups[i].table], &one);
-      one.groups[0].mean = s.all.groups[i].mean;
-      end_groups(&one);
-      const std::vector<float> out =
-          run_batch(dev, l, s.device, one, s.max_pages, row_of(l, fresh, i));
-      got.insert(got.end(), out.begin(), out.end());
-    }
-    const char *how = alone ? "alone" : "together";
-    check(got.size() == want.size() &&
-              memcmp(got.data(), want.data(), want.size() * sizeof want[0]) == 0,
-          "FAILED fresh rows, %s: other bits\n", how, 0, 0);
-    check(wide_pages(s.device) == after, "FAILED fresh rows, %s: other pages\n", how, 0, 0);
-  }
-  free_placed(&s);
-}
-
-static void test_all_fresh(lk_cuda_device *dev, uint64_t *seed) {
-  for (uint32_t D = 64; D <= 128; D += 64)
-    for (uint32_t G : {1, 3, 4, 8})
-      for (int kind = 0; kind < 8; kind++) {
-        layer l = make_layer(2 * G, 2, D, {D / 4, kind & 1 ? 0 : D / 2 + 2}, seed);
-        l.means.for_pruned = l.means.for_empty = kind & 2;
-        l.is_f16 = kind & 4;
-        test_fresh(dev, l, {1, 2, 63, 64, 65, 897, 1100, 3000, 5000}, (G + kind / 2) % 2, seed);
-      }
-  printf("fresh rows: %d checks so far\n", n_checks);
+  for (size_t i = 0; i < lengths.size(); i++) cudaFree(all.groups[i].mean);
+  free_layer(&d);
 }
 
 /* No sink and no window: where a page is full, all are lean, and of heads that keep nothing no byte
@@ -534,7 +401,6 @@ static void test_all(lk_cuda_device *dev, uint64_t seed) {
   longest.means.for_pruned = longest.means.for_empty = true;
   test_layer(dev, "131,072 tokens, means", longest, {131072, 40000}, 5200, 8.0f, 4, &seed);
   test_nothing_left(dev, &seed);
-  test_all_fresh(dev, &seed);
   /* 20,000 pages of 256 KB: products beyond 2^32. */
   test_layer(dev, "arena of 5 GB",
              make_layer(32, 8, 128, {128, 128, 96, 128, 128, 64, 128, 128}, &seed), {5000, 3000},
@@ -551,7 +417,6 @@ static void test_quick(lk_cuda_device *dev, uint64_t seed) {
     test_layer(dev, "quick, means, f16", l, {1, 65, 897, 1100, 3000}, 120, 4.0f, 8, &seed);
   }
   test_nothing_left(dev, &seed);
-  test_all_fresh(dev, &seed);
 }
 
 int main(int argc, char **argv) {

@@ -25,8 +25,6 @@ void lk_mock_linear(lk_cuda_device *dev, const lk_cuda_linear *job); /* precise 
 /* cuda_mock_steps.c */
 void lk_mock_widen(lk_cuda_device *dev, int type, const void *from, size_t n, uint16_t *to);
 void lk_mock_linear_many(lk_cuda_device *dev, const lk_cuda_linear *job);
-/* Rotates a decode job's fresh rows, q into q_to [B][Hq][D], and puts them into the last pages. */
-void lk_mock_fresh(lk_cuda_device *dev, const lk_cuda_decode *job, float *q_to);
 void lk_mock_rope_append_joint(lk_cuda_device *dev, const lk_cuda_view *view, const float *qkv,
                                float *q, size_t n_rows, bool pairs, const float *cos_sin,
                                const lk_slot *slots);

@@ -145,37 +145,3 @@ void lk_mock_rope_append_joint(lk_cuda_device *dev, const lk_cuda_view *view, co
   const joint_args a = {*view, qkv, cos_sin, q, n_rows, slots, pairs};
   LK_MOCK_LAUNCH(dev, run_joint, a);
 }
-
-typedef struct fresh_args {
-  lk_cuda_decode job;
-  float *q_to;
-} fresh_args;
-
-static void run_fresh(const void *args) {
-  const fresh_args *a = args;
-  const lk_cuda_decode *j = &a->job;
-  const lk_cuda_fresh *f = &j->fresh;
-  const size_t d = j->view.head_dim, n_q = j->view.n_heads, n_kv = j->view.n_kv_heads;
-  float x[MAX_D];
-  for (size_t row = 0; row < j->n_groups; row++) {
-    const lk_cuda_group *g = &j->groups[row];
-    const lk_slot slot = {j->tables[g->table + g->first_pos / P], (uint32_t)(g->first_pos % P)};
-    assert_true(g->n_middle == 0 || g->middle_begin + g->n_middle <= g->first_pos);
-    for (size_t h = 0; h < n_q; h++) {
-      memcpy(x, j->q + row * f->q_pitch + h * d, d * sizeof *x);
-      lk_mock_rotate(x, d, f->pairs, f->cos_sin + row * d);
-      memcpy(a->q_to + (row * n_q + h) * d, x, d * sizeof *x);
-    }
-    for (size_t h = 0; h < n_kv; h++) {
-      memcpy(x, f->k + row * f->kv_pitch + h * d, d * sizeof *x);
-      lk_mock_rotate(x, d, f->pairs, f->cos_sin + row * d);
-      store_head(&j->view, slot, h, false, x);
-      store_head(&j->view, slot, h, true, f->v + row * f->kv_pitch + h * d);
-    }
-  }
-}
-
-void lk_mock_fresh(lk_cuda_device *dev, const lk_cuda_decode *job, float *q_to) {
-  const fresh_args a = {*job, q_to};
-  LK_MOCK_LAUNCH(dev, run_fresh, a);
-}

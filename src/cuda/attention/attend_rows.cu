@@ -314,8 +314,7 @@ template <int D> static __device__ void find_mean_logits(const lk_cuda_attend_ro
       const float *q =
           job.q + ((t->first_row + token) * job.view.n_heads + t->h * t->per + row % t->per) * D;
       lk_mean_terms<D, 1> terms;
-      lk_mean_ask<D, 1>(&terms, t->sums, channels, n_kept);
-      lk_mean_ask_rows<D, 1>(&terms, q, D, 1);
+      lk_mean_ask<D, 1>(&terms, q, D, 1, t->sums, channels, n_kept);
       lk_mean_logits<D, 1>(&terms, t->n_means, &logit);
     }
     if (threadIdx.x % 32 == 0) t->mean_logits[row] = logit;

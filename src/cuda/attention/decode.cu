@@ -14,7 +14,6 @@
 
 #include "cuda/attention/dealing.cuh"
 #include "cuda/attention/element.cuh"
-#include "cuda/attention/fresh.cuh"
 #include "cuda/attention/mean.cuh"
 #include "cuda/ops.cuh"
 
@@ -129,9 +128,8 @@ static __device__ __forceinline__ void fetch_segment(unsigned char *slot, const 
 #endif
 }
 
-/* waited: whether the launch before has ended; until then only settled pages are read, which all
- * are where rows are fresh. */
-template <int D, bool FRESH>
+/* waited: whether the launch before has ended; until then only settled pages are read. */
+template <int D>
 static __device__ void produce_head(const lk_cuda_decode *job, const head_work *w,
                                     decode_shared<D> *sh, unsigned char *ring, uint32_t n_slots,
                                     ring_place *place, bool *waited) {
@@ -158,7 +156,7 @@ static __device__ void produce_head(const lk_cuda_decode *job, const head_work *
     const unsigned char *from =
         job->view.arena[kind] + (size_t)number * job->view.page_bytes[kind] +
         (lean ? (size_t)w->lean_offset : (size_t)w->head * lk_wide_segment(D));
-    if (!FRESH && !*waited && is_new(w, page)) {
+    if (!*waited && is_new(w, page)) {
       lk_dependency_wait();
       *waited = true;
     }
@@ -202,53 +200,26 @@ template <int D> static __device__ __forceinline__ uint32_t part_head(int i) {
   return i * thread_rows<D>::HEADS + threadIdx.x / D;
 }
 
-/* The group's query rows, `pitch` floats apart, as elements: all channels, and, where lean pages
- * are seen, those that the head keeps, zeros behind them. kept: the thread's, of which there are
- * n_kept.
- */
+/* The group's query rows as elements: all channels, and, where lean pages are seen, those that the
+ * head keeps, zeros behind them. */
 template <int D>
-static __device__ __forceinline__ void
-load_queries(const float *q, uint32_t pitch, uint32_t group_size, uint32_t kept, uint32_t n_kept,
-             bool sees_lean, decode_shared<D> *sh) {
+static __device__ __forceinline__ void load_queries(const float *q, uint32_t group_size,
+                                                    const uint16_t *channels, uint32_t n_kept,
+                                                    bool sees_lean, decode_shared<D> *sh) {
   enum { N = thread_rows<D>::N };
-  const uint32_t c = threadIdx.x % D;
+  const uint32_t c = threadIdx.x % D, kept = sees_lean ? channels[c] : 0;
   float wide[N], lean[N];
 #pragma unroll
   for (int i = 0; i < N; i++) {
     const uint32_t h = part_head<D>(i);
-    wide[i] = h < group_size ? q[h * pitch + c] : 0.0f;
-    lean[i] = h < group_size && sees_lean && c < n_kept ? q[h * pitch + kept] : 0.0f;
+    wide[i] = h < group_size ? q[h * D + c] : 0.0f;
+    lean[i] = h < group_size && sees_lean && c < n_kept ? q[h * D + kept] : 0.0f;
   }
 #pragma unroll
   for (int i = 0; i < N; i++) sh->q_wide[part_head<D>(i)][c] = lk_to_element(wide[i]);
   if (!sees_lean) return;
 #pragma unroll
   for (int i = 0; i < N; i++) sh->q_lean[part_head<D>(i)][c] = lk_to_element(lean[i]);
-}
-
-/* The group's rows of q, rotated, to rows [D + 4] of shared memory. */
-template <int D>
-static __device__ __forceinline__ void rotate_queries(const lk_cuda_decode *job, const head_work *w,
-                                                      uint32_t group_size, float *to) {
-  enum { N = thread_rows<D>::N };
-  const uint32_t c = threadIdx.x % D;
-  const float *q = job->q + w->group * job->fresh.q_pitch + (size_t)w->head * group_size * D;
-  const lk_rotation r = lk_rotation_of<D>(&job->fresh, w->group, c);
-  float own[N], partner[N];
-#pragma unroll
-  for (int i = 0; i < N; i++) {
-    const uint32_t h = part_head<D>(i);
-    own[i] = h < group_size ? q[h * D + c] : 0.0f;
-    partner[i] = h < group_size ? q[h * D + r.partner] : 0.0f;
-  }
-#pragma unroll
-  for (int i = 0; i < N; i++)
-    to[part_head<D>(i) * (D + 4) + c] = lk_rotated(&r, own[i], partner[i]);
-}
-
-/* Whether the block has the head's last page, into which a fresh row goes. */
-static __device__ __forceinline__ bool has_new_token(const head_work *w) {
-  return w->chunk_end == lk_n_chunks(&w->pages);
 }
 
 /* Whether the block has lean pages of the head. */
@@ -260,13 +231,14 @@ static __device__ __forceinline__ bool sees_lean(const head_work *w) {
 /* A head's queries, and what the mean adds to logits of lean pages, in units of exponents of 2: 0
  * where none stands in. For a head without lean pages it is the mean's own logit, -inf where there
  * is none; the block that has the head's first chunk keeps it for the merge. */
-template <int D, bool FRESH>
+template <int D>
 static __device__ void load_head(const lk_cuda_decode *job, const head_work *w, float scale,
-                                 decode_shared<D> *sh, lk_new_token<D, N_CONSUMERS> *token) {
+                                 decode_shared<D> *sh) {
   enum { N_EACH = LK_CUDA_MAX_GROUP / N_CONSUMER_WARPS }; /* query heads of a warp */
   const uint32_t group_size = job->view.n_heads / job->view.n_kv_heads, warp = threadIdx.x / 32;
   const uint32_t n_kept = job->view.heads[w->head].n_kept;
   const size_t first = (size_t)w->group * job->view.n_heads + w->head * group_size;
+  const float *q = job->q + first * D;
   const uint16_t *channels = job->view.channels + (size_t)w->head * D;
   const lk_cuda_group *group = &job->groups[w->group];
   const bool lean = sees_lean(w);
@@ -274,23 +246,11 @@ static __device__ void load_head(const lk_cuda_decode *job, const head_work *w, 
   const float *sums = wants_mean ? lk_mean_sums(&job->means, group, w->head, n_kept, D) : NULL;
   const uint32_t n_rows =
       warp < group_size ? (group_size - warp + N_CONSUMER_WARPS - 1) / N_CONSUMER_WARPS : 0;
-  const uint32_t kept = lean ? channels[threadIdx.x % D] : 0;
   lk_mean_terms<D, N_EACH> terms;
-  if (sums) lk_mean_ask<D, N_EACH>(&terms, sums, channels, n_kept);
-  const float *q = job->q + first * D;
-  uint32_t pitch = D;
-  if (FRESH) {
-    float *rotated = &sh->o[0][0][0]; /* not in use yet */
-    static_assert(sizeof sh->o >= LK_CUDA_MAX_GROUP * (D + 4) * sizeof(float), "room");
-    rotate_queries<D>(job, w, group_size, rotated);
-    if (has_new_token(w))
-      lk_new_token_load<D, N_CONSUMERS>(job, w->group, w->head, w->pages.n - 1, token);
-    consumers_meet();
-    q = rotated;
-    pitch = D + 4;
-  }
-  if (sums) lk_mean_ask_rows<D, N_EACH>(&terms, q + warp * pitch, N_CONSUMER_WARPS * pitch, n_rows);
-  load_queries<D>(q, pitch, group_size, kept, n_kept, lean, sh);
+  if (sums)
+    lk_mean_ask<D, N_EACH>(&terms, q + warp * D, N_CONSUMER_WARPS * D, n_rows, sums, channels,
+                           n_kept);
+  load_queries<D>(q, group_size, channels, n_kept, lean, sh);
   float logits[N_EACH];
   if (sums) lk_mean_logits<D, N_EACH>(&terms, group->n_middle, logits);
   if (threadIdx.x % 32 != 0) return;
@@ -347,11 +307,13 @@ static __device__ __forceinline__ void raise_maximum(warp_sums<D> *sums, float l
     for (int i = 0; i < 4; i++) sums->o[t][i] *= factor[i % 2];
 }
 
-/* A warp's 16 tokens of a page: logits, exponentials, values. */
+/* A warp's 16 tokens of a page: logits, exponentials, values. Gives the "or" of a word of the last
+ * reads, which are done in order. */
 template <int D>
-static __device__ __forceinline__ void
-consume_tile(unsigned char *slot, const head_work *w, bool lean, uint32_t n_valid, float scale,
-             const decode_shared<D> *sh, warp_sums<D> *sums) {
+static __device__ __forceinline__ uint32_t consume_tile(unsigned char *slot, const head_work *w,
+                                                        bool lean, uint32_t n_valid, float scale,
+                                                        const decode_shared<D> *sh,
+                                                        warp_sums<D> *sums) {
   const uint32_t lane = threadIdx.x % 32, first = threadIdx.x / 32 * TILE_TOKENS;
   const uint32_t n = lean ? w->n_padded : D;
   const uint32_t k_tile = lk_shared_address(slot), v_tile = k_tile + LK_CUDA_P * n * 2;
@@ -374,12 +336,15 @@ consume_tile(unsigned char *slot, const head_work *w, bool lean, uint32_t n_vali
   const uint32_t b0 = lk_movmatrix_trans(p0), b1 = lk_movmatrix_trans(p1);
   const uint32_t token = first + lane / 16 * 8 + lane % 8;
   const uint32_t row = v_tile + token * D * 2, half = lane / 8 % 2;
+  uint32_t read = 0;
 #pragma unroll
   for (uint32_t t = 0; t < D / 16; t++) {
     uint32_t a[4];
     lk_ldmatrix_trans(row + (((t * 2 + half) ^ (token & 7)) << 4), a);
     lk_mma_elements(sums->o[t], a, b0, b1);
+    if (t + 2 >= D / 16) read |= a[0];
   }
+  return read;
 }
 
 /* Behind the last token nothing was ever written: what lies there must not meet a zero weight. */
@@ -394,13 +359,11 @@ static __device__ __forceinline__ void clear_values(unsigned char *slot, uint32_
   __syncwarp();
 }
 
-/* The chunk's pages; false where the head has none of them. `token`, where rows are fresh, goes
- * into the last page. */
-template <int D, bool FRESH>
+/* The chunk's pages; false where the head has none of them. */
+template <int D>
 static __device__ bool consume_chunk(const head_work *w, uint32_t chunk, float scale,
                                      decode_shared<D> *sh, unsigned char *ring, uint32_t n_slots,
-                                     ring_place *place, const lk_new_token<D, N_CONSUMERS> *token,
-                                     warp_sums<D> *sums) {
+                                     ring_place *place, warp_sums<D> *sums) {
   const uint32_t first = threadIdx.x / 32 * TILE_TOKENS;
   const uint32_t begin = lk_chunk_begin(&w->pages, chunk);
   const uint32_t end = min(lk_chunk_begin(&w->pages, chunk + 1), w->pages.n);
@@ -413,22 +376,16 @@ static __device__ bool consume_chunk(const head_work *w, uint32_t chunk, float s
     unsigned char *slot = ring + (size_t)place->slot * lk_wide_segment(D);
     const uint32_t n_valid = min(w->n_tokens - page * LK_CUDA_P, (uint32_t)LK_CUDA_P);
     lk_barrier_wait(&sh->full[place->slot], place->parity);
-    if (FRESH && page + 1 == w->pages.n) {
-      lk_new_token_put<D, N_CONSUMERS>(token, w->n_tokens - 1, slot);
-      consumers_meet();
-#if __CUDA_ARCH__ >= 900
-      lk_fence_async();
-#endif
-    }
+    uint32_t read = 0;
     if (first < n_valid) {
       const bool partly = n_valid < first + TILE_TOKENS;
       if (partly) clear_values<D>(slot, lean ? w->n_padded : D, n_valid);
-      consume_tile<D>(slot, w, lean, n_valid, scale, sh, sums);
+      read = consume_tile<D>(slot, w, lean, n_valid, scale, sh, sums);
 #if __CUDA_ARCH__ >= 900
       if (partly) lk_fence_async();
 #endif
     }
-    lk_barrier_arrive(&sh->empty[place->slot]);
+    lk_barrier_arrive_after(&sh->empty[place->slot], read, n_slots >> 16);
     ring_next(place, n_slots);
   }
   return any;
@@ -518,14 +475,13 @@ static __device__ void part_store(const thread_part<D> *p, uint32_t group_size, 
   if (threadIdx.x == 0) tail[PARTIAL_WHOLE] = whole ? 1.0f : 0.0f;
 }
 
-template <int D, bool FRESH>
+template <int D>
 static __device__ void consume_head(const lk_cuda_decode *job, const head_work *w, float scale,
                                     decode_shared<D> *sh, unsigned char *ring, uint32_t n_slots,
                                     ring_place *place) {
   const uint32_t group_size = job->view.n_heads / job->view.n_kv_heads;
   const uint32_t n_chunks = lk_n_chunks(&w->pages);
-  lk_new_token<D, N_CONSUMERS> token;
-  load_head<D, FRESH>(job, w, scale, sh, &token);
+  load_head<D>(job, w, scale, sh);
   consumers_meet();
   for (uint32_t node = w->chunk / NODE_CHUNKS; node * NODE_CHUNKS < w->chunk_end; node++) {
     uint32_t next;
@@ -545,7 +501,7 @@ static __device__ void consume_head(const lk_cuda_decode *job, const head_work *
       warp_sums<D> sums;
       thread_part<D> part;
       part_clear<D>(&part);
-      consume_chunk<D, FRESH>(w, chunk, scale, sh, ring, n_slots, place, &token, &sums);
+      consume_chunk<D>(w, chunk, scale, sh, ring, n_slots, place, &sums);
       sum_warps<D>(&sums, group_size, sh, &part);
       if (first == node_end) first = chunk;
       if (whole)
@@ -559,7 +515,7 @@ static __device__ void consume_head(const lk_cuda_decode *job, const head_work *
   consumers_meet(); /* before the next head's queries are written */
 }
 
-template <int D, bool FRESH>
+template <int D>
 static __global__ void __launch_bounds__(N_THREADS, 2)
     decode_kernel(const __grid_constant__ lk_cuda_decode job, uint32_t n_slots) {
   extern __shared__ __align__(128) unsigned char memory[];
@@ -595,9 +551,9 @@ static __global__ void __launch_bounds__(N_THREADS, 2)
   do {
     const head_work w = head_work_at(&job, group, head, &begin, &end);
     if (producer)
-      produce_head<D, FRESH>(&job, &w, sh, ring, n_slots, &place, &waited);
+      produce_head<D>(&job, &w, sh, ring, n_slots, &place, &waited);
     else
-      consume_head<D, FRESH>(&job, &w, scale, sh, ring, n_slots, &place);
+      consume_head<D>(&job, &w, scale, sh, ring, n_slots, &place);
   } while (next_head(&job.view, &end, &group, &head));
   if (!waited) lk_dependency_wait(); /* the launch after this one counts on it */
 }
@@ -622,20 +578,17 @@ template <int D> static void choose_ring(lk_cuda_device *dev, lk_cuda_ring *ring
     break;
   }
   ring->n_bytes = fixed + ring->n_slots * slot;
-  for (const auto kernel : {decode_kernel<D, false>, decode_kernel<D, true>}) {
-    const cudaError_t code =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, ring->n_bytes);
-    if (code != cudaSuccess) lk_cuda_keep(dev, code, "decode attention");
-  }
+  const cudaError_t code = cudaFuncSetAttribute(
+      decode_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, ring->n_bytes);
+  if (code != cudaSuccess) lk_cuda_keep(dev, code, "decode attention");
 }
 
 template <int D>
 static void launch(lk_cuda_device *dev, lk_cuda_ring *ring, const lk_cuda_decode *job) {
   if (ring->n_slots == 0) choose_ring<D>(dev, ring);
   const unsigned n_blocks = (unsigned)(dev->n_sm * ring->n_blocks);
-  lk_cuda_launch(dev, "decode attention",
-                 job->fresh.k ? decode_kernel<D, true> : decode_kernel<D, false>, n_blocks,
-                 N_THREADS, (size_t)ring->n_bytes, *job, (uint32_t)ring->n_slots);
+  lk_cuda_launch(dev, "decode attention", decode_kernel<D>, n_blocks, N_THREADS,
+                 (size_t)ring->n_bytes, *job, (uint32_t)ring->n_slots);
   lk_cuda_merge(dev, job);
 }
 

@@ -19,32 +19,28 @@ static __device__ __forceinline__ const float *lk_mean_sums(const lk_cuda_means 
  * rows. All of it is asked for at once, before the first is needed: channels, then numbers, two
  * ways to memory in all. */
 template <int D, int N> struct lk_mean_terms {
-  float sum[D / 32], q[N][D / 32];
-  uint32_t channel[D / 32]; /* the lane's, n of them */
-  uint32_t n;
+  float sum[D / 32], q[N][D / 32]; /* of the lane's channels */
+  uint32_t n;                      /* channels of the lane */
 };
 
-/* sums[D]; channels[D] of the head as in lk_cuda_view. */
+/* q: rows `pitch` floats apart, n_rows of them there. sums[D]; channels[D] of the head as in
+ * lk_cuda_view. */
 template <int D, int N>
-static __device__ __forceinline__ void lk_mean_ask(lk_mean_terms<D, N> *t, const float *sums,
+static __device__ __forceinline__ void lk_mean_ask(lk_mean_terms<D, N> *terms, const float *q,
+                                                   size_t pitch, uint32_t n_rows, const float *sums,
                                                    const uint16_t *channels, uint32_t n_kept) {
+  uint32_t c[D / 32];
   const uint32_t first = n_kept + threadIdx.x % 32;
-  t->n = first < D ? (D - first + 31) / 32 : 0;
+  terms->n = first < D ? (D - first + 31) / 32 : 0;
 #pragma unroll
-  for (uint32_t i = 0; i < D / 32; i++) t->channel[i] = i < t->n ? channels[first + 32 * i] : 0;
+  for (uint32_t i = 0; i < D / 32; i++) c[i] = i < terms->n ? channels[first + 32 * i] : 0;
 #pragma unroll
-  for (uint32_t i = 0; i < D / 32; i++) t->sum[i] = i < t->n ? sums[t->channel[i]] : 0.0f;
-}
-
-/* q: rows `pitch` floats apart, n_rows of them there. */
-template <int D, int N>
-static __device__ __forceinline__ void lk_mean_ask_rows(lk_mean_terms<D, N> *t, const float *q,
-                                                        size_t pitch, uint32_t n_rows) {
-#pragma unroll
-  for (uint32_t i = 0; i < D / 32; i++)
+  for (uint32_t i = 0; i < D / 32; i++) {
+    terms->sum[i] = i < terms->n ? sums[c[i]] : 0.0f;
 #pragma unroll
     for (uint32_t r = 0; r < N; r++)
-      t->q[r][i] = i < t->n && r < n_rows ? q[r * pitch + t->channel[i]] : 0.0f;
+      terms->q[r][i] = i < terms->n && r < n_rows ? q[r * pitch + c[i]] : 0.0f;
+  }
 }
 
 /* The logits, not scaled; each lane gets all. */

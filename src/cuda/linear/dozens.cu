@@ -146,12 +146,14 @@ template <int NT> static __device__ __forceinline__ void sums_clear(warp_sums<NT
       for (int i = 0; i < 4; i++) sums->c[m][n][i] = 0.0f;
 }
 
-/* Adds a stage of each ring. */
+/* Adds a stage of each ring; gives the "or" of a word of each of the last reads, which are done in
+ * order. */
 template <int NT>
-static __device__ __forceinline__ void add_stage(uint32_t w, uint32_t x, warp_sums<NT> *sums) {
+static __device__ __forceinline__ uint32_t add_stage(uint32_t w, uint32_t x, warp_sums<NT> *sums) {
   const uint32_t lane = threadIdx.x % 32, twist = lane % 8;
   w += (threadIdx.x / 32 * 16 + lane % 16) * ROW_BYTES;
   x += (lane / 16 * 8 + lane % 8) * ROW_BYTES;
+  uint32_t read = 0;
 #pragma unroll
   for (uint32_t k = 0; k < STEP / 16; k++) {
     uint32_t a[N_HALVES][4], b[NT / 2][4];
@@ -161,12 +163,19 @@ static __device__ __forceinline__ void add_stage(uint32_t w, uint32_t x, warp_su
 #pragma unroll
     for (int n = 0; n < NT / 2; n++)
       lk_ldmatrix(x + n * (16 * ROW_BYTES) + (((2 * k + lane / 8 % 2) ^ twist) << 4), b[n]);
+    if (k == STEP / 16 - 1) {
+#pragma unroll
+      for (int m = 0; m < N_HALVES; m++) read |= a[m][0];
+#pragma unroll
+      for (int n = 0; n < NT / 2; n++) read |= b[n][0];
+    }
 #pragma unroll
     for (int n = 0; n < NT; n++)
 #pragma unroll
       for (int m = 0; m < N_HALVES; m++)
         lk_mma(sums->c[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
   }
+  return read;
 }
 
 /* Where in y a lane's four sums of a tile of 16 outputs and 8 rows go, of outputs out and out + 8,
@@ -302,20 +311,21 @@ static __device__ void put_cluster(const dozens_job &job, uint32_t tile, float *
   lk_cluster_wait(); /* nobody leaves while others read its sums */
 }
 
-/* A warp's sums of a tile. */
+/* A warp's sums of a tile. never: of lk_barrier_arrive_after. */
 template <int NT>
 static __device__ __forceinline__ void multiply(const share &s, uint32_t rings, barriers *b,
-                                                ring_place *w, ring_place *x, warp_sums<NT> *sums) {
+                                                ring_place *w, ring_place *x, uint32_t never,
+                                                warp_sums<NT> *sums) {
   sums_clear<NT>(sums);
   for (uint32_t step = s.begin; step < s.end; step++) {
     lk_barrier_wait(&b->w_full[w->stage], w->parity);
     lk_barrier_wait(&b->x_full[x->stage], x->parity);
-    add_stage<NT>(rings + w->stage * W_BYTES, rings + W_STAGES * W_BYTES + x->stage * x_bytes<NT>(),
-                  sums);
+    const uint32_t read = add_stage<NT>(
+        rings + w->stage * W_BYTES, rings + W_STAGES * W_BYTES + x->stage * x_bytes<NT>(), sums);
     __syncwarp();
     if (threadIdx.x % 32 == 0) {
-      lk_barrier_arrive(&b->w_empty[w->stage]);
-      lk_barrier_arrive(&b->x_empty[x->stage]);
+      lk_barrier_arrive_after(&b->w_empty[w->stage], read, never);
+      lk_barrier_arrive_after(&b->x_empty[x->stage], read, never);
     }
     ring_next(w, W_STAGES);
     ring_next(x, X_STAGES);
@@ -358,7 +368,7 @@ static __global__ void __launch_bounds__(N_THREADS, BLOCKS_PER_SM)
     ring_place w = {0, 0}, x = {0, 0};
     lk_dependency_wait();
     for (uint32_t tile = s.first; tile < job.n_tiles; tile += s.by) {
-      multiply<NT>(s, lk_shared_address(rings), &b, &w, &x, &sums);
+      multiply<NT>(s, lk_shared_address(rings), &b, &w, &x, job.n_rows >> 16, &sums);
       if (job.n_cluster > 1) break;
       if (job.gated)
         put_gated<NT>(job, tile, &sums);

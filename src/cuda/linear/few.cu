@@ -168,14 +168,14 @@ static __device__ __forceinline__ void weigh(float4 *x, const float4 &g, float *
 template <int NT>
 static __device__ __forceinline__ void add_stage(const uint4 *own, uint32_t k, uint32_t n_in,
                                                  const few_split<NT> x[2], uint64_t *empty,
-                                                 float (*c)[4]) {
+                                                 uint32_t never, float (*c)[4]) {
   enum { BELOW = 8 * PITCH / 16, SECOND = 4 };
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     uint4 top = own[SECOND * h], bottom = own[BELOW + SECOND * h];
     if (h == 1) {
       __syncwarp();
-      if (threadIdx.x % 32 == 0) lk_barrier_arrive(empty);
+      if (threadIdx.x % 32 == 0) lk_barrier_arrive_after(empty, top.w | bottom.w, never);
     }
     if (k + h * LK_FEW_SLAB >= n_in) top = bottom = make_uint4(0, 0, 0, 0);
 #pragma unroll
@@ -193,6 +193,7 @@ sum_tiles(const few_job &job, uint32_t n_tiles, const unsigned char *ring, ring_
   const unsigned char *own = ring + lane / 4 * PITCH + slice * 128 + lane % 4 * 16;
   few_x<NT> x[2];
   float4 g[2][2];
+  const uint32_t never = job.n_rows >> 16; /* there are few */
   uint32_t k = 64 * slice + 8 * (lane % 4);
   if (AHEAD) load_line<NT>(job, k, x);
   if (AHEAD && NORM) load_norm_line(job, k, g);
@@ -216,7 +217,7 @@ sum_tiles(const few_job &job, uint32_t n_tiles, const unsigned char *ring, ring_
       if (m < n_tiles) {
         lk_barrier_wait(&barriers->full[place->stage], place->parity);
         add_stage<NT>((const uint4 *)(own + place->stage * STAGE), k, job.n_in, split,
-                      &barriers->empty[place->stage], c[m]);
+                      &barriers->empty[place->stage], never, c[m]);
         ring_next(place, job.n_stages);
       }
     }
