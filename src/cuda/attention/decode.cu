@@ -16,6 +16,7 @@
 #include "cuda/attention/element.cuh"
 #include "cuda/attention/mean.cuh"
 #include "cuda/ops.cuh"
+#include "cuda/ring.cuh"
 
 enum {
   N_CONSUMER_WARPS = 4,
@@ -41,18 +42,6 @@ template <int D> struct decode_shared {
 template <int D> struct ring_offset {
   enum { N_BYTES = (sizeof(decode_shared<D>) + 127) / 128 * 128 };
 };
-
-/* The place in the ring, alike in producer and consumers. */
-typedef struct ring_place {
-  uint32_t slot, parity;
-} ring_place;
-
-static __device__ __forceinline__ void ring_next(ring_place *r, uint32_t n_slots) {
-  if (++r->slot == n_slots) {
-    r->slot = 0;
-    r->parity ^= 1;
-  }
-}
 
 /* A head of a sequence, and which of its chunks are this block's. */
 typedef struct head_work {
@@ -132,7 +121,7 @@ static __device__ __forceinline__ void fetch_segment(unsigned char *slot, const 
 template <int D>
 static __device__ void produce_head(const lk_cuda_decode *job, const head_work *w,
                                     decode_shared<D> *sh, unsigned char *ring, uint32_t n_slots,
-                                    ring_place *place, bool *waited) {
+                                    lk_ring_place *place, bool *waited) {
   const uint32_t lane = threadIdx.x % 32;
   const lk_page_entry *table = job->tables + job->groups[w->group].table;
   const uint32_t end = min(lk_chunk_begin(&w->pages, w->chunk_end), w->pages.n);
@@ -160,12 +149,12 @@ static __device__ void produce_head(const lk_cuda_decode *job, const head_work *
       lk_dependency_wait();
       *waited = true;
     }
-    lk_barrier_wait(&sh->empty[place->slot], place->parity ^ 1);
-    fetch_segment<D>(ring + (size_t)place->slot * lk_wide_segment(D), from, n,
+    lk_barrier_wait(&sh->empty[place->index], place->parity ^ 1);
+    fetch_segment<D>(ring + (size_t)place->index * lk_wide_segment(D), from, n,
                      min(w->n_tokens - page * LK_CUDA_P, (uint32_t)LK_CUDA_P),
-                     &sh->full[place->slot], lane);
+                     &sh->full[place->index], lane);
     __syncwarp();
-    ring_next(place, n_slots);
+    lk_ring_next(place, n_slots);
   }
 }
 
@@ -363,7 +352,7 @@ static __device__ __forceinline__ void clear_values(unsigned char *slot, uint32_
 template <int D>
 static __device__ bool consume_chunk(const head_work *w, uint32_t chunk, float scale,
                                      decode_shared<D> *sh, unsigned char *ring, uint32_t n_slots,
-                                     ring_place *place, warp_sums<D> *sums) {
+                                     lk_ring_place *place, warp_sums<D> *sums) {
   const uint32_t first = threadIdx.x / 32 * TILE_TOKENS;
   const uint32_t begin = lk_chunk_begin(&w->pages, chunk);
   const uint32_t end = min(lk_chunk_begin(&w->pages, chunk + 1), w->pages.n);
@@ -373,9 +362,9 @@ static __device__ bool consume_chunk(const head_work *w, uint32_t chunk, float s
     const bool lean = is_lean(w, page);
     if (lean && w->n_padded == 0) continue;
     any = true;
-    unsigned char *slot = ring + (size_t)place->slot * lk_wide_segment(D);
+    unsigned char *slot = ring + (size_t)place->index * lk_wide_segment(D);
     const uint32_t n_valid = min(w->n_tokens - page * LK_CUDA_P, (uint32_t)LK_CUDA_P);
-    lk_barrier_wait(&sh->full[place->slot], place->parity);
+    lk_barrier_wait(&sh->full[place->index], place->parity);
     uint32_t read = 0;
     if (first < n_valid) {
       const bool partly = n_valid < first + TILE_TOKENS;
@@ -385,8 +374,8 @@ static __device__ bool consume_chunk(const head_work *w, uint32_t chunk, float s
       if (partly) lk_fence_async();
 #endif
     }
-    lk_barrier_arrive_after(&sh->empty[place->slot], read, n_slots >> 16);
-    ring_next(place, n_slots);
+    lk_barrier_arrive_after(&sh->empty[place->index], read, n_slots >> 16);
+    lk_ring_next(place, n_slots);
   }
   return any;
 }
@@ -478,7 +467,7 @@ static __device__ void part_store(const thread_part<D> *p, uint32_t group_size, 
 template <int D>
 static __device__ void consume_head(const lk_cuda_decode *job, const head_work *w, float scale,
                                     decode_shared<D> *sh, unsigned char *ring, uint32_t n_slots,
-                                    ring_place *place) {
+                                    lk_ring_place *place) {
   const uint32_t group_size = job->view.n_heads / job->view.n_kv_heads;
   const uint32_t n_chunks = lk_n_chunks(&w->pages);
   load_head<D>(job, w, scale, sh);
@@ -546,7 +535,7 @@ static __global__ void __launch_bounds__(N_THREADS, 2)
   if (waited) lk_dependency_wait();
   if (!has_work(&begin, &end)) return;
   const float scale = LOG2_E / sqrtf((float)D);
-  ring_place place = {0, 0};
+  lk_ring_place place = {0, 0};
   uint32_t group = begin.group, head = begin.head;
   do {
     const head_work w = head_work_at(&job, group, head, &begin, &end);

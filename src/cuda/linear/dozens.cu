@@ -23,6 +23,7 @@
 
 #include "cuda/linear/dozens.cuh"
 #include "cuda/ptx.cuh"
+#include "cuda/ring.cuh"
 #include "cuda/swiglu.cuh"
 
 enum {
@@ -73,18 +74,6 @@ static __device__ __forceinline__ uint32_t first_of(const dozens_job &job, uint3
   return job.gated ? tile * HALF : (tile * N_HALVES + half) * HALF;
 }
 
-/* The place in a ring, alike in those who fill and those who empty it. */
-typedef struct ring_place {
-  uint32_t stage, parity;
-} ring_place;
-
-static __device__ __forceinline__ void ring_next(ring_place *place, uint32_t n_stages) {
-  if (++place->stage == n_stages) {
-    place->stage = 0;
-    place->parity ^= 1;
-  }
-}
-
 /* A block's steps of a tile, and its tiles: from first on, by `by`. */
 typedef struct share {
   uint32_t begin, end, first, by;
@@ -104,33 +93,33 @@ static __device__ __forceinline__ share share_of(const dozens_job &job) {
 static __device__ void fetch_weights(const dozens_job &job, uint32_t ring, barriers *b) {
   const share s = share_of(job);
   const uint64_t policy = lk_policy_read_once();
-  ring_place at = {0, 0};
+  lk_ring_place at = {0, 0};
   lk_prefetch_map(&job.w);
   for (uint32_t tile = s.first; tile < job.n_tiles; tile += s.by)
     for (uint32_t step = s.begin; step < s.end; step++) {
-      lk_barrier_wait(&b->w_empty[at.stage], at.parity ^ 1);
-      lk_barrier_expect(&b->w_full[at.stage], W_BYTES);
+      lk_barrier_wait(&b->w_empty[at.index], at.parity ^ 1);
+      lk_barrier_expect(&b->w_full[at.index], W_BYTES);
       for (uint32_t half = 0; half < N_HALVES; half++)
-        lk_tensor_copy(ring + at.stage * W_BYTES + half * HALF_BYTES, &job.w, step * STEP,
+        lk_tensor_copy(ring + at.index * W_BYTES + half * HALF_BYTES, &job.w, step * STEP,
                        first_of(job, tile, half) + (job.gated ? half * job.n_out : 0),
-                       &b->w_full[at.stage], policy);
-      ring_next(&at, W_STAGES);
+                       &b->w_full[at.index], policy);
+      lk_ring_next(&at, W_STAGES);
     }
 }
 template <int NT>
 static __device__ void fetch_rows(const dozens_job &job, uint32_t ring, barriers *b) {
   const share s = share_of(job);
   const uint64_t policy = lk_policy_read_often();
-  ring_place at = {0, 0};
+  lk_ring_place at = {0, 0};
   lk_prefetch_map(&job.x);
   lk_dependency_wait();
   for (uint32_t tile = s.first; tile < job.n_tiles; tile += s.by)
     for (uint32_t step = s.begin; step < s.end; step++) {
-      lk_barrier_wait(&b->x_empty[at.stage], at.parity ^ 1);
-      lk_barrier_expect(&b->x_full[at.stage], x_bytes<NT>());
-      lk_tensor_copy(ring + at.stage * x_bytes<NT>(), &job.x, step * STEP, 0, &b->x_full[at.stage],
+      lk_barrier_wait(&b->x_empty[at.index], at.parity ^ 1);
+      lk_barrier_expect(&b->x_full[at.index], x_bytes<NT>());
+      lk_tensor_copy(ring + at.index * x_bytes<NT>(), &job.x, step * STEP, 0, &b->x_full[at.index],
                      policy);
-      ring_next(&at, X_STAGES);
+      lk_ring_next(&at, X_STAGES);
     }
 }
 
@@ -314,21 +303,21 @@ static __device__ void put_cluster(const dozens_job &job, uint32_t tile, float *
 /* A warp's sums of a tile. never: of lk_barrier_arrive_after. */
 template <int NT>
 static __device__ __forceinline__ void multiply(const share &s, uint32_t rings, barriers *b,
-                                                ring_place *w, ring_place *x, uint32_t never,
+                                                lk_ring_place *w, lk_ring_place *x, uint32_t never,
                                                 warp_sums<NT> *sums) {
   sums_clear<NT>(sums);
   for (uint32_t step = s.begin; step < s.end; step++) {
-    lk_barrier_wait(&b->w_full[w->stage], w->parity);
-    lk_barrier_wait(&b->x_full[x->stage], x->parity);
+    lk_barrier_wait(&b->w_full[w->index], w->parity);
+    lk_barrier_wait(&b->x_full[x->index], x->parity);
     const uint32_t read = add_stage<NT>(
-        rings + w->stage * W_BYTES, rings + W_STAGES * W_BYTES + x->stage * x_bytes<NT>(), sums);
+        rings + w->index * W_BYTES, rings + W_STAGES * W_BYTES + x->index * x_bytes<NT>(), sums);
     __syncwarp();
     if (threadIdx.x % 32 == 0) {
-      lk_barrier_arrive_after(&b->w_empty[w->stage], read, never);
-      lk_barrier_arrive_after(&b->x_empty[x->stage], read, never);
+      lk_barrier_arrive_after(&b->w_empty[w->index], read, never);
+      lk_barrier_arrive_after(&b->x_empty[x->index], read, never);
     }
-    ring_next(w, W_STAGES);
-    ring_next(x, X_STAGES);
+    lk_ring_next(w, W_STAGES);
+    lk_ring_next(x, X_STAGES);
   }
 }
 
@@ -365,7 +354,7 @@ static __global__ void __launch_bounds__(N_THREADS, BLOCKS_PER_SM)
       fetch_rows<NT>(job, lk_shared_address(rings) + W_STAGES * W_BYTES, &b);
     __syncwarp();
   } else {
-    ring_place w = {0, 0}, x = {0, 0};
+    lk_ring_place w = {0, 0}, x = {0, 0};
     lk_dependency_wait();
     for (uint32_t tile = s.first; tile < job.n_tiles; tile += s.by) {
       multiply<NT>(s, lk_shared_address(rings), &b, &w, &x, job.n_rows >> 16, &sums);

@@ -31,6 +31,7 @@
 
 #include "cuda/linear/few_job.cuh"
 #include "cuda/ops.cuh"
+#include "cuda/ring.cuh"
 
 enum {
   N_FETCHERS = 2, /* warps that take turns at stages: one alone would be near its limit */
@@ -48,18 +49,6 @@ typedef struct ring_barriers {
   uint64_t full[MAX_STAGES], empty[MAX_STAGES];
   volatile uint32_t begin, end; /* the block's tiles; read again rather than kept in registers */
 } ring_barriers;
-
-/* The place in the ring, alike in the fetching warp and those that multiply. */
-typedef struct ring_place {
-  uint32_t stage, parity;
-} ring_place;
-
-static __device__ __forceinline__ void ring_next(ring_place *place, uint32_t n_stages) {
-  if (++place->stage == n_stages) {
-    place->stage = 0;
-    place->parity ^= 1;
-  }
-}
 
 /* Where the tiles of a block begin. */
 static __device__ __forceinline__ uint32_t begin_of(const few_job &job, uint32_t block) {
@@ -108,7 +97,7 @@ template <int MT, bool GATED>
 static __device__ __forceinline__ void fetch_all(const few_job &job, uint32_t fetcher,
                                                  unsigned char *ring, ring_barriers *barriers) {
   const uint64_t policy = lk_policy_read_once();
-  ring_place place = {0, 0};
+  lk_ring_place place = {0, 0};
   const uint32_t end = barriers->end;
   uint32_t turn = 0, n;
   for (uint32_t first = barriers->begin; first < end; first += n) {
@@ -116,11 +105,11 @@ static __device__ __forceinline__ void fetch_all(const few_job &job, uint32_t fe
     for (uint32_t k = 0; k < job.n_in; k += LK_FEW_PERIOD)
       for (uint32_t m = 0; m < n; m++) {
         if (turn++ % N_FETCHERS == fetcher) {
-          lk_barrier_wait(&barriers->empty[place.stage], place.parity ^ 1);
-          fetch<GATED>(job, first + m, k, ring + place.stage * STAGE, &barriers->full[place.stage],
+          lk_barrier_wait(&barriers->empty[place.index], place.parity ^ 1);
+          fetch<GATED>(job, first + m, k, ring + place.index * STAGE, &barriers->full[place.index],
                        policy);
         }
-        ring_next(&place, job.n_stages);
+        lk_ring_next(&place, job.n_stages);
       }
   }
 }
@@ -188,7 +177,7 @@ static __device__ __forceinline__ void add_stage(const uint4 *own, uint32_t k, u
 template <int NT, int MT, bool AHEAD, bool NORM>
 static __device__ __forceinline__ void
 sum_tiles(const few_job &job, uint32_t n_tiles, const unsigned char *ring, ring_barriers *barriers,
-          ring_place *place, float (*c)[NT][4], float *squares) {
+          lk_ring_place *place, float (*c)[NT][4], float *squares) {
   const uint32_t lane = threadIdx.x % 32, slice = threadIdx.x / 32;
   const unsigned char *own = ring + lane / 4 * PITCH + slice * 128 + lane % 4 * 16;
   few_x<NT> x[2];
@@ -215,10 +204,10 @@ sum_tiles(const few_job &job, uint32_t n_tiles, const unsigned char *ring, ring_
 #pragma unroll
     for (int m = 0; m < MT; m++) {
       if (m < n_tiles) {
-        lk_barrier_wait(&barriers->full[place->stage], place->parity);
-        add_stage<NT>((const uint4 *)(own + place->stage * STAGE), k, job.n_in, split,
-                      &barriers->empty[place->stage], never, c[m]);
-        ring_next(place, job.n_stages);
+        lk_barrier_wait(&barriers->full[place->index], place->parity);
+        add_stage<NT>((const uint4 *)(own + place->index * STAGE), k, job.n_in, split,
+                      &barriers->empty[place->index], never, c[m]);
+        lk_ring_next(place, job.n_stages);
       }
     }
   }
@@ -343,7 +332,7 @@ static __global__ void __launch_bounds__(RING_THREADS, BLOCKS_PER_SM)
     fetch_all<MT, GATED>(job, threadIdx.x / 32 - N_WARPS, ring, barriers);
     return;
   }
-  ring_place place = {0, 0};
+  lk_ring_place place = {0, 0};
   if (NORM) prefetch_norm(job);
   lk_dependency_wait();
   for (uint32_t first = barriers->begin, n; first < barriers->end; first += n) {
