@@ -117,29 +117,17 @@ static __device__ __forceinline__ uint64_t lk_policy_read_often(void) {
   return policy;
 }
 
-/* 16 bytes to shared memory, past L1, zeros where not is_there (then `from` is not read).
- * The thread itself sees them after lk_copies_wait; others need a barrier besides. */
-static __device__ __forceinline__ void lk_copy16_once(uint4 *to_shared, const void *from,
-                                                      bool is_there, uint64_t policy) {
-  const uint32_t to = (uint32_t)__cvta_generic_to_shared(to_shared);
-  const uint32_t n_bytes = is_there ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to),
-               "l"(from), "r"(n_bytes), "l"(policy)
+/* lk_copy16 by a policy. */
+static __device__ __forceinline__ void lk_copy16_once(uint32_t to, const void *from,
+                                                      uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "l"(policy)
                : "memory");
 }
 
 /* A 128-byte line of global memory to the second-level cache. */
 static __device__ __forceinline__ void lk_prefetch_l2(const void *p) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p)));
-}
-
-static __device__ __forceinline__ void lk_copies_commit(void) {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-/* Until at most N_PENDING of the thread's last groups are still on their way. */
-template <int N_PENDING> static __device__ __forceinline__ void lk_copies_wait(void) {
-  asm volatile("cp.async.wait_group %0;" ::"n"(N_PENDING) : "memory");
 }
 
 /* ---- mbarriers ---- */

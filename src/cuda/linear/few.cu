@@ -84,8 +84,8 @@ static __device__ __forceinline__ void fetch(const few_job &job, uint32_t tile, 
     const uint16_t *from = (GATED && j >= most ? job.parts[1].w : part.w) + at;
     if (j % most >= n_there) continue;
     for (uint32_t i = lane; i < n_bytes / 16; i += 32)
-      lk_copy16_once((uint4 *)(stage + j * PITCH) + i, from + (j % most * (size_t)job.n_in + 8 * i),
-                     true, policy);
+      lk_copy16_once(lk_shared_address(stage) + j * PITCH + 16 * i,
+                     from + (j % most * (size_t)job.n_in + 8 * i), policy);
   }
   lk_copy_arrive(full);
 #endif
