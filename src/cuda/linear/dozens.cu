@@ -9,8 +9,8 @@
  * meets no bank twice.
  *
  * Where there are fewer outputs than blocks to read with, k is cut between the blocks of a cluster,
- * which add up their sums in the order of k: how depends on the shape and the device alone. Where
- * there are more, blocks go on to further outputs.
+ * which add up their sums in the order of k: how depends on the shape, on the device, and on
+ * whether y and the bias are whole 16 bytes. Where there are more, blocks go on to further outputs.
  *
  * Weights are constant: their ring is filled before the launch before this one has ended.
  *
@@ -271,6 +271,7 @@ static __device__ void put_cluster(const dozens_job &job, uint32_t tile, float *
         for (int i = 0; i < 4; i++)
           to[(n * 8 + i % 2) * PITCH + m * HALF + i / 2 * 8] = sums->c[m][n][i];
   }
+  __syncwarp();
   lk_cluster_sync();
   float4 part[N_ROWS][CL];
 #pragma unroll
