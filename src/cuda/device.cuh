@@ -19,7 +19,7 @@ typedef struct lk_cuda_ring {
  * tests and measurements, always cuBLASLt, or own kernels wherever they can. */
 typedef enum lk_cuda_many { LK_MANY_BY_SIZE, LK_MANY_BY_LIBRARY, LK_MANY_OWN } lk_cuda_many;
 
-typedef struct lk_cuda_gemm lk_cuda_gemm; /* plans of products, linear/many.cu */
+typedef struct lk_cuda_gemm lk_cuda_gemm; /* plans of products, linear/plan.cu */
 
 /* All zeros but what open sets. */
 struct lk_cuda_device {

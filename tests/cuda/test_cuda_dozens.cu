@@ -70,10 +70,24 @@ static double gated(double g, double u, double dg, double du, double *limit) {
   return value;
 }
 
-/* What a gate leaves as the operand, seen through a product that picks up to MOST_SEEN of it. */
-static void test_gate(lk_cuda_device *dev, size_t n_out, size_t n_in, size_t n_rows) {
-  product p = product_new(2 * n_out, n_in, n_rows, NULL); /* gate, then up */
-  const size_t n_seen = std::min(n_out, (size_t)MOST_SEEN);
+/* p has the outputs of gate, then those of up. */
+static lk_cuda_linear gate_of(const product *p, size_t n_rows) {
+  const size_t n_out = p->n_out / 2;
+  lk_cuda_linear job = job_of(p, false, false, n_rows);
+  job.n_parts = 2;
+  job.parts[0].n_out = (uint32_t)n_out;
+  job.parts[1] = job.parts[0];
+  job.parts[1].w += n_out * p->n_in;
+  job.parts[1].y += n_out;
+  job.pitch = (uint32_t)(2 * n_out);
+  job.gated = true;
+  return job;
+}
+
+/* What the gate of p left as the operand, seen through a product that picks up to MOST_SEEN of it.
+ */
+static void check_gate(lk_cuda_device *dev, const product *p, size_t n_rows) {
+  const size_t n_out = p->n_out / 2, n_in = p->n_in, n_seen = std::min(n_out, (size_t)MOST_SEEN);
   product pick = product_new(n_seen, n_out, n_rows, NULL);
   std::vector<size_t> picked(n_seen);
   std::vector<uint16_t> w(n_seen * n_out, 0);
@@ -82,18 +96,9 @@ static void test_gate(lk_cuda_device *dev, size_t n_out, size_t n_in, size_t n_r
     w[i * n_out + picked[i]] = lk_f32_to_bf16(1);
   }
   to_device(pick.w, w.data(), w.size() * sizeof w[0]);
-  lk_cuda_linear job = job_of(&p, false, false, n_rows), seen = job_of(&pick, false, false, n_rows);
-  job.n_parts = 2;
-  job.parts[0].n_out = job.parts[1].n_out = (uint32_t)n_out;
-  job.parts[1] = job.parts[0];
-  job.parts[1].w += n_out * n_in;
-  job.parts[1].y += n_out;
-  job.pitch = (uint32_t)(2 * n_out);
-  job.gated = true;
+  lk_cuda_linear seen = job_of(&pick, false, false, n_rows);
   seen.x = NULL;
-  reset_y(&p, false);
   reset_y(&pick, false);
-  lk_cuda_linear_many(dev, &job);
   lk_cuda_linear_many(dev, &seen);
   check_device(dev, "linear_many");
   std::vector<float> y(n_rows * n_seen);
@@ -104,12 +109,40 @@ static void test_gate(lk_cuda_device *dev, size_t n_out, size_t n_in, size_t n_r
     double limit;
     const double bound = many_bound(n_in) + 0x1p-22;
     const double want =
-        gated(p.sum[g], p.sum[u], bound * p.magnitude[g], bound * p.magnitude[u], &limit);
+        gated(p->sum[g], p->sum[u], bound * p->magnitude[g], bound * p->magnitude[u], &limit);
     n_wrong += !(std::fabs(y[i] - want) <= limit);
   }
   check(n_wrong == 0, "gate of %zux%zu, %zu rows: %zu wrong", n_out, n_in, n_rows, n_wrong);
-  product_free(&p, true);
   product_free(&pick, true);
+}
+
+static void test_gate(lk_cuda_device *dev, size_t n_out, size_t n_in, size_t n_rows) {
+  product p = product_new(2 * n_out, n_in, n_rows, NULL);
+  const lk_cuda_linear job = gate_of(&p, n_rows);
+  reset_y(&p, false);
+  lk_cuda_linear_many(dev, &job);
+  check_gate(dev, &p, n_rows);
+  product_free(&p, true);
+}
+
+/* A gate of what a gate left: no block may write where others still read. */
+static void test_gate_of_gate(lk_cuda_device *dev, size_t n_out, size_t n_rows) {
+  product first = product_new(2 * n_out, 64, n_rows, NULL);
+  const lk_cuda_linear job = gate_of(&first, n_rows);
+  lk_cuda_linear_many(dev, &job);
+  check_device(dev, "linear_many");
+  std::vector<uint16_t> operand(n_rows * n_out);
+  from_device(operand.data(), dev->source, operand.size() * sizeof operand[0]);
+  std::vector<float> x;
+  for (uint16_t v : operand) x.push_back(lk_bf16_to_f32(v));
+  product second = product_new(2 * n_out, n_out, n_rows, upload_floats(x));
+  lk_cuda_linear again = gate_of(&second, n_rows);
+  again.x = NULL;
+  reset_y(&second, false);
+  lk_cuda_linear_many(dev, &again);
+  check_gate(dev, &second, n_rows);
+  product_free(&first, true);
+  product_free(&second, true);
 }
 
 /* By own kernels and by cuBLASLt. */
@@ -124,6 +157,7 @@ static void test_gates(lk_cuda_device *dev) {
       }
   test_gate(dev, 18944, 136, 33); /* more tiles than blocks */
   test_gate(dev, 576, 576, 65);   /* too many rows for own kernels */
+  test_gate_of_gate(dev, 1536, 40);
   printf("gates: %zu checks so far\n", n_checks);
 }
 

@@ -1,4 +1,5 @@
-/* Products of many rows by cuBLASLt, and what the device holds for products.
+/* Products of many rows, by cuBLASLt or, of some dozens, by own kernels (dozens.cu); and what the
+ * device holds for products.
  *
  * Parts whose weights, biases and results lie side by side are one product: its GEMM has more
  * blocks to share the device with, and is one launch.
@@ -79,13 +80,13 @@ leank_status lk_cuda_reserve(lk_cuda_device *dev, size_t n_rows, size_t n_cols, 
     dev->workspace_bytes = WORKSPACE_BYTES;
   }
   const size_t n_gated = std::min(n_rows, (size_t)LK_DOZENS_ROWS) * n_cols;
-  if (!grow(&dev->gated, &dev->gated_elements, n_gated))
-    return no_memory(err, "the outputs of a gate", n_gated * sizeof *dev->gated);
   const size_t n_elements = n_rows * n_cols + PART_ALIGN; /* or two parts of half as many rows */
-  if (!grow(&dev->operand, &dev->operand_elements, n_elements))
-    return no_memory(err, "the inputs of products", n_elements * sizeof *dev->operand);
-  dev->source = dev->operand;
-  return LEANK_OK;
+  const bool has_gated = grow(&dev->gated, &dev->gated_elements, n_gated);
+  const bool has_operand = grow(&dev->operand, &dev->operand_elements, n_elements);
+  dev->source = dev->operand; /* where it was may be gone, whatever failed */
+  if (!has_gated) return no_memory(err, "the outputs of a gate", n_gated * sizeof *dev->gated);
+  if (has_operand) return LEANK_OK;
+  return no_memory(err, "the inputs of products", n_elements * sizeof *dev->operand);
 }
 
 void lk_cuda_linear_close(lk_cuda_device *dev) {
@@ -210,11 +211,11 @@ static bool multiply_dozens(lk_cuda_device *dev, const lk_cuda_linear *job,
   return lk_linear_dozens(dev, &d);
 }
 
-/* Gate and up of the operand become the operand. */
+/* Gate and up of the operand become the operand; not where it lies already, read by all blocks. */
 static bool multiply_gate(lk_cuda_device *dev, const lk_cuda_linear *job) {
   const lk_cuda_part *gate = &job->parts[0], *up = &job->parts[1];
-  if (dev->gated_elements < job->n_rows * gate->n_out || !is_behind(job, gate, up) ||
-      !multiply_dozens(dev, job, gate, dev->gated))
+  if (dev->source == dev->gated || dev->gated_elements < job->n_rows * gate->n_out ||
+      !is_behind(job, gate, up) || !multiply_dozens(dev, job, gate, dev->gated))
     return false;
   dev->source = dev->gated;
   return true;
