@@ -116,17 +116,21 @@ static size_t cuda_resident(const lk_backend *be, const void *p) {
 /* What was reserved once stays. More of it lies elsewhere than recorded steps know. */
 static leank_status cuda_reserve_rows(lk_backend *be, size_t n_rows, size_t n_cols,
                                       leank_error *err) {
+  leank_status status = LEANK_OK;
   lk_cuda_backend *cuda = lk_cuda(be);
-  if (n_rows == 0) return LEANK_OK;
-  if (n_rows > cuda->reserved_rows || n_cols > cuda->reserved_cols) {
-    leank_error device = {0};
-    if (cuda->api->sync(cuda->dev, &device) != LEANK_OK)
-      lk_cuda_keep_failure(cuda, device.code, device.message);
-    forget_recordings(cuda);
-    if (n_rows > cuda->reserved_rows) cuda->reserved_rows = n_rows;
-    if (n_cols > cuda->reserved_cols) cuda->reserved_cols = n_cols;
-  }
-  return cuda->api->reserve(cuda->dev, cuda->reserved_rows, cuda->reserved_cols, err);
+  leank_error device = {0};
+  if (n_rows == 0 || (n_rows <= cuda->reserved_rows && n_cols <= cuda->reserved_cols))
+    return LEANK_OK;
+  if (n_rows < cuda->reserved_rows) n_rows = cuda->reserved_rows;
+  if (n_cols < cuda->reserved_cols) n_cols = cuda->reserved_cols;
+  if (cuda->api->sync(cuda->dev, &device) != LEANK_OK)
+    lk_cuda_keep_failure(cuda, device.code, device.message);
+  forget_recordings(cuda);
+  LK_TRY(cuda->api->reserve(cuda->dev, n_rows, n_cols, err));
+  cuda->reserved_rows = n_rows;
+  cuda->reserved_cols = n_cols;
+cleanup:
+  return status;
 }
 
 leank_status lk_cuda_reserve_parts(lk_cuda_backend *cuda, size_t n_rows, size_t n_cols,
