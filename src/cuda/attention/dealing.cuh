@@ -62,8 +62,8 @@ static __host__ __device__ __forceinline__ uint32_t lk_wide_segment(uint32_t hea
   return LK_CUDA_P * 4 * head_dim;
 }
 
-/* Work is counted in units of bytes that every segment is a multiple of, so that 32 bits are enough
- * for all that a device can hold. */
+/* Work is counted in units of bytes that every segment is a multiple of: 32 bits are enough for 8
+ * TB a layer, which no batch sees, pages that sequences share counted for each. */
 enum { UNIT = LK_CUDA_P * 2 * LK_CUDA_GRANULE };
 
 static __device__ __forceinline__ uint32_t lk_wide_units(uint32_t head_dim) {
@@ -98,7 +98,9 @@ static __device__ __forceinline__ uint32_t lk_chunk_at(const lk_pages *p, uint32
 }
 
 /* The first chunk with at least `units` before it, counted from the beginning of `group`, where it
- * begins. For a whole warp: a lane takes a head. */
+ * begins; chunks without any at a head's end are passed over. For a whole warp: a lane takes a
+ * head.
+ */
 static __device__ lk_place lk_place_in_group(const lk_cuda_view *view, const lk_cuda_group *groups,
                                              uint32_t group, uint32_t units) {
   const uint32_t lane = threadIdx.x % 32, wide = lk_wide_units(view->head_dim);
