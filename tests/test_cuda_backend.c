@@ -608,6 +608,10 @@ static void test_what_a_device_cannot_do(void **state) {
   refuse(&c, &options, LEANK_E_UNSUPPORTED, "no CUDA device 2");
   options.device_index = -1;
   refuse(&c, &options, LEANK_E_ARGUMENT, "unknown device");
+  options.device_index = 0;
+  options.n_seqs = 1 << 16;
+  options.n_ctx = (size_t)1 << 32;
+  refuse(&c, &options, LEANK_E_UNSUPPORTED, "more than a step can attend to");
   leank_mask_close(&mask);
   free(kept);
   lk_case_close(&other);

@@ -53,6 +53,9 @@ static size_t cuda_scratch_bytes(const lk_backend_options *o) {
 static leank_status cuda_check(const lk_backend_options *o, leank_error *err) {
   leank_status status = LEANK_OK;
   const lk_attn_shape *s = &o->shape;
+  const size_t page_units =
+      s->n_kv_heads *
+      (cuda_segment_bytes(o->kv_type, LK_PAGE_WIDE, 2 * s->head_dim) / LK_CUDA_UNIT);
   LK_FAIL_IF(o->kv_type != LEANK_KV_BF16 && o->kv_type != LEANK_KV_F16, err, LEANK_E_UNSUPPORTED,
              -1, "CUDA: only a cache of bf16 or f16 is possible; the CPU can do other types");
   LK_FAIL_IF(s->head_dim != 64 && s->head_dim != 128, err, LEANK_E_UNSUPPORTED, -1,
@@ -61,6 +64,10 @@ static leank_status cuda_check(const lk_backend_options *o, leank_error *err) {
   LK_FAIL_IF(s->n_heads / s->n_kv_heads > LK_CUDA_MAX_GROUP, err, LEANK_E_UNSUPPORTED, -1,
              "CUDA: %zu query heads a kv head: at most %d are possible; the CPU can do more",
              s->n_heads / s->n_kv_heads, LK_CUDA_MAX_GROUP);
+  LK_FAIL_IF(o->max_few_rows > 0 && o->max_pages > UINT32_MAX / page_units / o->max_few_rows, err,
+             LEANK_E_UNSUPPORTED, -1,
+             "CUDA: %zu sequences of %zu pages: more than a step can attend to", o->max_few_rows,
+             o->max_pages);
 cleanup:
   return status;
 }

@@ -38,6 +38,10 @@ enum {
   LK_CUDA_MARKS = 256
 };
 
+/* Bytes of which every segment is a multiple. What the groups of a decode see, a shared page for
+ * each of them, is less than 2^32 of them, were all pages wide. */
+enum { LK_CUDA_UNIT = LK_CUDA_P * 2 * LK_CUDA_GRANULE };
+
 /* Where chunk c (8 elements, 16 bytes) of row `token` lies in a row of n_chunks (even) chunks. */
 static inline
 #ifdef __CUDACC__

@@ -62,12 +62,9 @@ static __host__ __device__ __forceinline__ uint32_t lk_wide_segment(uint32_t hea
   return LK_CUDA_P * 4 * head_dim;
 }
 
-/* Work is counted in units of bytes that every segment is a multiple of: 32 bits are enough for 8
- * TB a layer, which no batch sees, pages that sequences share counted for each. */
-enum { UNIT = LK_CUDA_P * 2 * LK_CUDA_GRANULE };
-
+/* Work is counted in LK_CUDA_UNIT. */
 static __device__ __forceinline__ uint32_t lk_wide_units(uint32_t head_dim) {
-  return lk_wide_segment(head_dim) / UNIT;
+  return lk_wide_segment(head_dim) / LK_CUDA_UNIT;
 }
 /* Of a head's segment in a lean page: 0 where it keeps no channel. */
 static __device__ __forceinline__ uint32_t lk_lean_units(uint32_t n_padded, uint32_t head_dim) {
