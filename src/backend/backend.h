@@ -274,8 +274,8 @@ typedef struct lk_backend_ops {
   leank_status (*norm_swiglu)(lk_backend *be, const lk_tensor *gate, const lk_tensor *up,
                               const lk_norm *norm, const float *x, size_t n_rows, float *out,
                               leank_error *err);
-  /* rms_norm of the rows' x[N][hidden], its products q, k, v and their rope_append, as of the
-   * parts' y of q: no other is written. What is left to attend may lie in room. */
+  /* rms_norm of the rows' x[N][hidden], its products q, k, v and their rope_append. Of the parts' y
+   * that of q is written. */
   leank_status (*project_append)(lk_backend *be, const lk_attn_shape *shape,
                                  const lk_layer_view *view, const lk_rows *rows,
                                  leank_channel_order order, const float *cos_sin,
