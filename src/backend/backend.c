@@ -40,7 +40,8 @@ static size_t cuda_segment_bytes(leank_kv_type type, lk_page_kind kind, size_t n
 }
 
 static size_t cuda_product_bytes(const lk_backend_options *o, size_t n_rows, size_t n_cols) {
-  return n_rows * n_cols * ELEMENT_BYTES * (o->precise_attention ? LK_CUDA_PARTS : 1);
+  const size_t n_gated = n_rows < LK_CUDA_DOZENS_ROWS ? n_rows : LK_CUDA_DOZENS_ROWS;
+  return (n_rows * (o->precise_attention ? LK_CUDA_PARTS : 1) + n_gated) * n_cols * ELEMENT_BYTES;
 }
 
 static size_t cuda_scratch_bytes(const lk_backend_options *o) {

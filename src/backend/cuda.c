@@ -475,7 +475,8 @@ leank_status lk_cuda_backend_open(const lk_cuda_api *api, const lk_backend_optio
   LK_TRY(cuda_wait(&cuda->base, err));
   snprintf(cuda->kernel_names, sizeof cuda->kernel_names,
            "device: cuda:%d, %s, compute capability %d.%d, %d multiprocessors\nattend: "
-           "decode_%s_cuda\nattend_weighted: weighted_fp32_cuda\ngemm: cuBLASLt\n",
+           "decode_%s_cuda\nattend_weighted: weighted_fp32_cuda\ngemm: cuBLASLt; few rows: "
+           "own kernels\n",
            device, info.name, info.major, info.minor, info.n_sm,
            options->kv_type == LEANK_KV_F16 ? "f16" : "bf16");
   *out = &cuda->base;

@@ -35,6 +35,7 @@ enum {
   LK_CUDA_PARTIAL_TAIL = 32, /* floats of a chunk's partial besides its values */
   LK_CUDA_CHUNK_PAGES = 8,   /* least pages of an attention chunk, by position */
   LK_CUDA_FEW_ROWS = 16,     /* rows that linear_few multiplies at a time */
+  LK_CUDA_DOZENS_ROWS = 64,  /* most rows of linear_many's own kernels */
   LK_CUDA_MARKS = 256
 };
 

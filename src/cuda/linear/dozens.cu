@@ -447,7 +447,7 @@ static bool is_whole(const lk_dozens *d) {
 }
 
 bool lk_linear_dozens(lk_cuda_device *dev, const lk_dozens *d) {
-  if (dev->major < 9 || d->n_rows == 0 || d->n_rows > LK_DOZENS_ROWS || d->n_in % 8 != 0 ||
+  if (dev->major < 9 || d->n_rows == 0 || d->n_rows > LK_CUDA_DOZENS_ROWS || d->n_in % 8 != 0 ||
       (uintptr_t)d->w % 16 != 0 || !lk_cuda_has_hopper_code((const void *)shapes[0].kernel))
     return false;
   if (d->n_out == 0) return true;

@@ -4,8 +4,6 @@
 
 #include "cuda/device.cuh"
 
-enum { LK_DOZENS_ROWS = 64 };
-
 /* y[n_rows][n_out], rows `pitch` floats apart, = x[n_rows][n_in] w^T (+ bias), or += ; or, where
  * `gated` is not NULL, gated[n_rows][n_out] = silu(x gate^T) * (x up^T), rounded: no y, no bias. */
 typedef struct lk_dozens {
@@ -19,8 +17,8 @@ typedef struct lk_dozens {
 } lk_dozens;
 
 /* Launches the product; false, and nothing is launched, where these kernels do not do it: before
- * Hopper, of more than LK_DOZENS_ROWS rows, of rows that are not whole 16 bytes. A row's bits do
- * not depend on the other rows, nor on their number. */
+ * Hopper, of more than LK_CUDA_DOZENS_ROWS rows, of rows that are not whole 16 bytes. A row's bits
+ * do not depend on the other rows, nor on their number. */
 bool lk_linear_dozens(lk_cuda_device *dev, const lk_dozens *job);
 
 #endif

@@ -79,7 +79,7 @@ leank_status lk_cuda_reserve(lk_cuda_device *dev, size_t n_rows, size_t n_cols, 
     }
     dev->workspace_bytes = WORKSPACE_BYTES;
   }
-  const size_t n_gated = std::min(n_rows, (size_t)LK_DOZENS_ROWS) * n_cols;
+  const size_t n_gated = std::min(n_rows, (size_t)LK_CUDA_DOZENS_ROWS) * n_cols;
   const size_t n_elements = n_rows * n_cols + PART_ALIGN; /* or two parts of half as many rows */
   const bool has_gated = grow(&dev->gated, &dev->gated_elements, n_gated);
   const bool has_operand = grow(&dev->operand, &dev->operand_elements, n_elements);
@@ -195,7 +195,7 @@ static bool multiply_dozens(lk_cuda_device *dev, const lk_cuda_linear *job,
   const size_t n_bytes = (size_t)part->n_out * job->n_in * sizeof *part->w;
   const bool is_small = !gated && n_bytes < LEAST_DOZENS_BYTES;
   if (dev->many == LK_MANY_BY_LIBRARY || (dev->many == LK_MANY_BY_SIZE && is_small) ||
-      job->n_rows > LK_DOZENS_ROWS)
+      job->n_rows > LK_CUDA_DOZENS_ROWS)
     return false;
   lk_dozens d = {};
   d.w = part->w;
