@@ -112,8 +112,9 @@ void lk_cuda_keep_failure(lk_cuda_backend *cuda, leank_status code, const char *
 /* Tells and forgets what is kept here and by the library. */
 leank_status lk_cuda_tell(lk_cuda_backend *cuda, leank_error *err);
 
-/* Steps of a backend that is open for more rows than own kernels are fast with go to GEMM, always
- * as many: then a row's bits do not depend on how many they are. Their buffers have room for it. */
+/* Steps of a backend that is open for more rows than linear_few multiplies at a time go to
+ * linear_many, always as many: then a row's bits do not depend on how many they are. Their buffers
+ * have room for it. */
 static inline bool lk_cuda_steps_by_gemm(const lk_cuda_backend *cuda) {
   return cuda->options.max_few_rows > LK_CUDA_FEW_ROWS;
 }

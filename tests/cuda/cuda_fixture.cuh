@@ -65,14 +65,8 @@ static void *device_bytes(size_t n_bytes) {
   return p;
 }
 
-/* Both are done when they return: the stream of a device under test does not wait for them. */
 static void to_device(void *to, const void *from, size_t n_bytes) {
   must(cudaMemcpy(to, from, n_bytes, cudaMemcpyHostToDevice), "upload");
-  must(cudaDeviceSynchronize(), "upload");
-}
-static void fill_device(void *p, int byte, size_t n_bytes) {
-  must(cudaMemset(p, byte, n_bytes), "fill");
-  must(cudaDeviceSynchronize(), "fill");
 }
 
 static void from_device(void *to, const void *from, size_t n_bytes) {

@@ -18,6 +18,25 @@ static uint64_t seed = 20240607;
 static const size_t row_counts[] = {1, 2, 7, 8, 9, 16, 33, 64, 65};
 enum { MOST_ROWS = 65, MOST_IN = 18944 /* of a product that is tested or timed */ };
 
+/* The device, with room for products of n_rows, where launches may begin early, as in sessions;
+ * ends the program where there is none. */
+static lk_cuda_device open_with_room(size_t n_rows) {
+  lk_cuda_device dev = open_device();
+  leank_error err = {};
+  must(cudaDeviceGetAttribute(&dev.major, cudaDevAttrComputeCapabilityMajor, 0), "capability");
+  if (lk_cuda_reserve(&dev, n_rows, MOST_IN, &err) == LEANK_OK) return dev;
+  printf("%s\n", err.message);
+  exit(1);
+}
+
+/* What is left to do; the program's exit status. */
+static int close_with_room(lk_cuda_device *dev, const char *name) {
+  lk_cuda_linear_close(dev);
+  cudaStreamDestroy(dev->stream);
+  printf("%s: %zu checks, %zu failed\n", name, n_checks, n_failed);
+  return n_failed || n_checks == 0;
+}
+
 typedef void (*linear_fn)(lk_cuda_device *dev, const lk_cuda_linear *job);
 
 /* What launches() launches, as a graph. */
@@ -154,13 +173,11 @@ static lk_cuda_part part_of(const product *p, bool bias, bool add) {
   return part;
 }
 
-/* y as it was made; results that are not added to are NaN before. Copies inside of the device
- * return before they are done, and the device's stream does not wait for them. */
+/* y as it was made; results that are not added to are NaN before. */
 static void reset_y(const product *p, bool add) {
   const size_t n_bytes = p->host_y0.size() * sizeof *p->y;
   must(cudaMemcpy(p->y, p->y0, n_bytes, cudaMemcpyDeviceToDevice), "copy");
   if (!add) must(cudaMemset(p->y, 0xff, p->n_rows * p->n_out * sizeof *p->y), "memset");
-  must(cudaDeviceSynchronize(), "reset");
 }
 
 /* Of a sum of n_in terms on tensor cores: each instruction of 16 terms may cut 2^-24 of the largest

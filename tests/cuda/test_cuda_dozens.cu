@@ -46,7 +46,8 @@ static void test_shapes(lk_cuda_device *dev) {
 static void test_rows_apart(lk_cuda_device *dev, size_t n_out, size_t n_in) {
   enum { N_KEPT = 5 };
   product p = product_new(n_out, n_in, DOZENS_ROWS, NULL);
-  fill_device(p.x + N_KEPT * n_in, 0xff, (DOZENS_ROWS - N_KEPT) * n_in * sizeof(float));
+  must(cudaMemset(p.x + N_KEPT * n_in, 0xff, (DOZENS_ROWS - N_KEPT) * n_in * sizeof(float)),
+       "memset");
   std::vector<float> first;
   for (size_t n_rows : {5, 20, 40, 64}) {
     const lk_cuda_linear job = job_of(&p, true, true, n_rows);
@@ -179,13 +180,7 @@ static void test_quick(lk_cuda_device *dev) {
 }
 
 int main(int argc, char **argv) {
-  lk_cuda_device dev = open_device();
-  leank_error err = {};
-  must(cudaDeviceGetAttribute(&dev.major, cudaDevAttrComputeCapabilityMajor, 0), "capability");
-  if (lk_cuda_reserve(&dev, DOZENS_ROWS + 1, MOST_IN, &err) != LEANK_OK) {
-    printf("%s\n", err.message);
-    return 1;
-  }
+  lk_cuda_device dev = open_with_room(DOZENS_ROWS + 1);
   dev.many = LK_MANY_OWN;
   if (argc > 1 && strcmp(argv[1], "--quick") == 0) {
     test_quick(&dev);
@@ -197,8 +192,5 @@ int main(int argc, char **argv) {
     test_gates(&dev);
     test_no_gate(&dev);
   }
-  lk_cuda_linear_close(&dev);
-  cudaStreamDestroy(dev.stream);
-  printf("dozens: %zu checks, %zu failed\n", n_checks, n_failed);
-  return n_failed || (n_checks == 0);
+  return close_with_room(&dev, "dozens");
 }

@@ -250,19 +250,10 @@ static void test_fused_chain(lk_cuda_device *dev) {
 }
 
 int main(void) {
-  lk_cuda_device dev = open_device();
-  leank_error err = {};
-  must(cudaDeviceGetAttribute(&dev.major, cudaDevAttrComputeCapabilityMajor, 0), "capability");
-  if (lk_cuda_reserve(&dev, MOST_ROWS, MOST_IN, &err) != LEANK_OK) {
-    printf("%s\n", err.message);
-    return 1;
-  }
+  lk_cuda_device dev = open_with_room(MOST_ROWS);
   test_fused(&dev);
   test_gate_refused(&dev);
   test_fused_beside_nan(&dev);
   test_fused_chain(&dev);
-  lk_cuda_linear_close(&dev);
-  cudaStreamDestroy(dev.stream);
-  printf("fused: %zu checks, %zu failed\n", n_checks, n_failed);
-  return n_failed || n_checks == 0;
+  return close_with_room(&dev, "fused");
 }

@@ -171,7 +171,7 @@ static void test_few_beside_nan(lk_cuda_device *dev) {
 static void test_few_after_nan(lk_cuda_device *dev) {
   enum { N_OUT = 5000, N_IN = 1024 };
   product nan = product_new(N_OUT, N_IN, 64, NULL);
-  fill_device(nan.w, 0xff, (size_t)N_OUT * N_IN * sizeof *nan.w);
+  must(cudaMemset(nan.w, 0xff, (size_t)N_OUT * N_IN * sizeof *nan.w), "memset");
   for (size_t n_in : {24, 520, 1000}) {
     product p = product_new(1003, n_in, 64, NULL);
     for (size_t n_rows : {1, 16, 64}) {
@@ -293,7 +293,7 @@ static void test_backward_shape(lk_cuda_device *dev, size_t n_out, size_t n_in, 
   from_device(exact.data(), sums, 2 * n * sizeof *sums);
   for (int add = 0; add < 2; add++) {
     to_device(device_dx, before.data(), before.size() * sizeof *device_dx);
-    if (!add) fill_device(device_dx, 0xff, n * sizeof *device_dx);
+    if (!add) must(cudaMemset(device_dx, 0xff, n * sizeof *device_dx), "memset");
     lk_cuda_linear_grad job = {};
     job.w = device_w;
     job.dy = device_dy;
@@ -467,14 +467,8 @@ static void test_not_reserved(lk_cuda_device *dev) {
 }
 
 int main(int argc, char **argv) {
-  lk_cuda_device dev = open_device();
-  must(cudaDeviceGetAttribute(&dev.major, cudaDevAttrComputeCapabilityMajor, 0), "capability");
   const bool timed = argc > 1 && strcmp(argv[1], "--bench") == 0;
-  leank_error err = {};
-  if (lk_cuda_reserve(&dev, timed ? 2048 : 666, MOST_IN, &err) != LEANK_OK) {
-    printf("%s\n", err.message);
-    return 1;
-  }
+  lk_cuda_device dev = open_with_room(timed ? 2048 : 666);
   if (timed) {
     bench(&dev);
   } else {
@@ -494,8 +488,5 @@ int main(int argc, char **argv) {
     dev.many = LK_MANY_BY_SIZE;
     test_not_reserved(&dev);
   }
-  lk_cuda_linear_close(&dev);
-  cudaStreamDestroy(dev.stream);
-  printf("linear: %zu checks, %zu failed\n", n_checks, n_failed);
-  return n_failed || n_checks == 0;
+  return close_with_room(&dev, "linear");
 }

@@ -66,7 +66,8 @@ static void test_joined_beside_nan(lk_cuda_device *dev) {
   std::vector<float> y[2];
   for (int i = 0; i < 2; i++) {
     if (i == 1)
-      fill_device(p.x + N_KEPT * N_IN, 0xff, (size_t)(N_ROWS - N_KEPT) * N_IN * sizeof(float));
+      must(cudaMemset(p.x + N_KEPT * N_IN, 0xff, (size_t)(N_ROWS - N_KEPT) * N_IN * sizeof(float)),
+           "memset");
     reset_y(&p, false);
     lk_cuda_linear_many(dev, &job);
     check_device(dev, "linear_many");
@@ -106,7 +107,7 @@ static void test_operand(lk_cuda_device *dev, size_t n, size_t n_rows) {
   float *up = (float *)device_bytes(n_rows * n * sizeof *up);
   float *out = (float *)device_bytes(n_rows * n * sizeof *out);
   lk_cuda_rms_norm(dev, x, n_rows, n, w, 1e-5f, out);
-  fill_device(dev->operand, 0xff, n_rows * n * sizeof *dev->operand);
+  must(cudaMemset(dev->operand, 0xff, n_rows * n * sizeof *dev->operand), "memset");
   lk_cuda_rms_norm_operand(dev, x, n_rows, n, w, 1e-5f);
   check_operand(dev, out, n_rows * n, "rms_norm_operand", n);
   const size_t pitch = n * sizeof *x;
@@ -114,7 +115,7 @@ static void test_operand(lk_cuda_device *dev, size_t n, size_t n_rows) {
   must(cudaMemcpy2D(up, pitch, x + n, 2 * pitch, pitch, n_rows, cudaMemcpyDeviceToDevice), "copy");
   must(cudaDeviceSynchronize(), "copy");
   lk_cuda_swiglu(dev, gate, up, n_rows * n, out);
-  fill_device(dev->operand, 0xff, n_rows * n * sizeof *dev->operand);
+  must(cudaMemset(dev->operand, 0xff, n_rows * n * sizeof *dev->operand), "memset");
   lk_cuda_swiglu_operand(dev, x, n_rows, n);
   check_operand(dev, out, n_rows * n, "swiglu_operand", n);
   for (float *p : {x, w, gate, up, out}) cudaFree(p);
@@ -165,15 +166,7 @@ static void test_operand_not_reserved(lk_cuda_device *dev) {
 }
 
 int main(int argc, char **argv) {
-  lk_cuda_device dev = open_device();
-  leank_error err = {};
-  int major = 0;
-  must(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "capability");
-  dev.major = major; /* launches may begin early, as in sessions */
-  if (lk_cuda_reserve(&dev, STEP_ROWS, MOST_IN, &err) != LEANK_OK) {
-    printf("%s\n", err.message);
-    return 1;
-  }
+  lk_cuda_device dev = open_with_room(STEP_ROWS);
   if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
     bench_steps(&dev);
   } else {
@@ -183,8 +176,5 @@ int main(int argc, char **argv) {
     test_product_of_operand(&dev);
     test_operand_not_reserved(&dev);
   }
-  lk_cuda_linear_close(&dev);
-  cudaStreamDestroy(dev.stream);
-  printf("steps: %zu checks, %zu failed\n", n_checks, n_failed);
-  return n_failed || (n_checks == 0);
+  return close_with_room(&dev, "steps");
 }
